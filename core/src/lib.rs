@@ -1,0 +1,5 @@
+//! The sans-IO core of magent: bytes, time and configuration in; bytes, deadlines and actions out.
+#![forbid(unsafe_code)]
+
+pub mod scheme;
+pub mod server;
