@@ -1,0 +1,553 @@
+//! One worker: what happens to requests, from a client's bytes to its answer.
+//!
+//! ```text
+//!  client bytes ──> clients ──> Exchange ──> reads / writes ──> backends ──> bytes to backends
+//!                      ^                                            │
+//!  client bytes <──────┴───────── Exchange is done <────────────────┴──────< bytes from backends
+//! ```
+//!
+//! | question | module |
+//! | --- | --- |
+//! | When is a client read, when closed? | `clients`, `upload` |
+//! | What becomes of a request? | `start`, `exchange` |
+//! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `broadcast` |
+//! | What leaves for a backend, when? | `backends`, `gather`, `encode` |
+//! | Whose answer is this? | `answers` |
+//! | How does it reach the client? | `replies`, `send_queue` |
+//! | What did a backend miss? | `purge`, `remembered` |
+//!
+//! The caller owns the sockets and the clock. It gives [`Engine::handle`] one [`Input`] after the other,
+//! ends each turn of its loop with [`Input::TurnEnd`], and drains [`Engine::poll`] until that says
+//! [`Output::Wait`].
+//!
+//! # Invariants
+//!
+//! - Every exchange that wants an answer gets exactly one, in the order of its client's requests
+//!   (`replies`: only the head of a client's queue is written out).
+//! - An answer is matched to the oldest request of the backend's pipeline. One that fits no request closes
+//!   that connection (`answers`).
+//! - For one key, writes reach a backend in the order of their arrival: one connection per backend, and
+//!   locks where an outcome must be copied (`writes`).
+//! - Bytes leave only at the end of a turn, so that many requests share a write.
+//!
+//! Not here: which backend has a key (`placement`), whether a backend is up (`keeper`).
+
+mod answers;
+mod backends;
+mod broadcast;
+mod clients;
+mod encode;
+mod exchange;
+mod gather;
+mod locks;
+mod purge;
+mod reads;
+mod remembered;
+mod replies;
+mod send_queue;
+mod start;
+mod upload;
+mod writes;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::breaks::{Break, Breaks};
+use crate::config::{Config, DeadRead, Flush, Limits, ProcessInfo};
+use crate::keeper::{Failure, Report};
+use crate::placement::{Phase, Placement, Plan, Standing, View, plan};
+use crate::proto::ParseLimits;
+use crate::stats::{Counter, Counters};
+use crate::{BackendId, Time, WorkerId};
+
+use backends::Backend;
+use broadcast::Broadcast;
+use clients::Client;
+use exchange::{ExchangeId, Exchanges, Kind};
+use locks::Locks;
+use send_queue::Pool;
+
+/// A client connection of one worker. Numbers are used again, with another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId {
+    /// Position in a dense table.
+    pub index: u32,
+    /// How often the position had been used before.
+    pub generation: u32,
+}
+
+/// A connection to a backend. There is at most one per worker and backend at a time; a later one has a
+/// higher generation, and what arrives for an earlier one is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    /// The backend.
+    pub backend: BackendId,
+    /// How often a connection to it had been asked for before.
+    pub generation: u32,
+}
+
+/// Something has happened outside.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// Bytes from a client.
+    ClientData(ClientId, &'a [u8]),
+    /// A client will send no more. What it asked for is still answered.
+    ClientEnd(ClientId),
+    /// A client's connection is gone.
+    ClientLost(ClientId),
+    /// A connection that was asked for is there.
+    BackendConnected(ConnectionId),
+    /// Bytes from a backend.
+    BackendData(ConnectionId, &'a [u8]),
+    /// A connection could not be made, or is gone.
+    BackendLost(ConnectionId, Failure),
+    /// The keeper has decided something.
+    View(&'a Arc<View>),
+    /// All workers have acknowledged this epoch.
+    Settled(u64),
+    /// Finish what is under way and close clients that wait for nothing.
+    Drain,
+    /// All that this turn brought has been handed in: what was gathered may leave.
+    TurnEnd,
+}
+
+/// Something is to be done outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Connect to the backend of this id; report `BackendConnected` or `BackendLost`.
+    Connect(ConnectionId),
+    /// Close this connection; nothing is to be reported for it.
+    Disconnect(ConnectionId),
+    /// Write what [`Engine::backend_slices`] has; report with [`Engine::backend_sent`].
+    WriteBackend(ConnectionId),
+    /// Write what [`Engine::client_slices`] has; report with [`Engine::client_sent`].
+    WriteClient(ClientId),
+    /// Read from this client again: it had been held back ([`Engine::wants_client_data`]).
+    ReadClient(ClientId),
+    /// Close this client; its id is free for use.
+    CloseClient(ClientId),
+    /// For the keeper.
+    Report(Report),
+    /// Where a request went, if `trace_routes` is set.
+    Route(RouteTrace),
+    /// Nothing to do before this moment, or before something happens.
+    Wait(Option<Time>),
+}
+
+/// Where a request went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteTrace {
+    /// Who asked.
+    pub client: Option<ClientId>,
+    /// The command.
+    pub verb: &'static str,
+    /// The key; can be a session id.
+    pub key: Box<[u8]>,
+    /// Whose answer counts; `None` if every backend of the key is down.
+    pub authority: Option<BackendId>,
+    /// Who is told as well.
+    pub follower: Option<BackendId>,
+}
+
+/// One worker. See the module's page.
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other"
+)]
+pub struct Engine {
+    worker: WorkerId,
+    limits: Limits,
+    parse_limits: ParseLimits,
+    flush: Flush,
+    dead_read: DeadRead,
+    trace_routes: bool,
+    breaks: Breaks,
+    has_backups: bool,
+    /// This worker's share of `memory_max`.
+    memory_len_max: u64,
+    memory_len: u64,
+
+    placement: Arc<Placement>,
+    view: Arc<View>,
+    settled: u64,
+    acknowledged: u64,
+    /// Writes under way that were sent under the epoch in force, and under earlier ones.
+    writes_of_epoch: usize,
+    writes_of_older: usize,
+    all_counters: Arc<Vec<Counters>>,
+    started: Time,
+    /// When the turn under way began.
+    turn_at: Time,
+    process: ProcessInfo,
+    /// By backend: its address, for statistics and errors.
+    names: Vec<String>,
+    /// By backend: whether it is in the list of primaries.
+    is_primary: Vec<bool>,
+
+    clients: Vec<Client>,
+    clients_free: Vec<u32>,
+    clients_open: usize,
+    exchanges: Exchanges,
+    backends: Vec<Backend>,
+    broadcasts: Vec<(ExchangeId, Broadcast)>,
+    locks: Locks,
+    /// Conditional writes that wait for an epoch.
+    awaiting_epoch: Vec<ExchangeId>,
+    /// Diverted writes whose acknowledgement is held until their epoch has settled.
+    held: Vec<ExchangeId>,
+    /// Exchanges that can go on: locks were released. Worked off before `handle` returns.
+    ready: VecDeque<ExchangeId>,
+
+    pool: Pool,
+    batch_pool: Vec<Vec<ExchangeId>>,
+    /// Holds one line while it is made.
+    scratch: Vec<u8>,
+    dirty_clients: Vec<ClientId>,
+    dirty_backends: Vec<BackendId>,
+    outputs: VecDeque<Output>,
+    /// No deadline of a backend is earlier than this.
+    backends_due: Option<Time>,
+    draining: bool,
+    turn_open: bool,
+}
+
+impl Engine {
+    /// A worker without clients. `counters` has one entry per worker, in order of their ids.
+    #[must_use]
+    pub fn new(
+        worker: WorkerId,
+        config: &Config,
+        placement: Arc<Placement>,
+        counters: Arc<Vec<Counters>>,
+        now: Time,
+    ) -> Self {
+        let limits = config.limits.clone();
+        let length = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+        let parse_limits = ParseLimits {
+            request_line_len_max: length(limits.request_line_len_max),
+            get_line_len_max: length(limits.get_line_len_max),
+            // The engine knows the key of a value that is too large, and drops the old one.
+            value_len_max: u32::MAX,
+        };
+        Self {
+            worker,
+            parse_limits,
+            flush: config.flush,
+            dead_read: config.dead_read,
+            trace_routes: config.trace_routes,
+            breaks: config.breaks,
+            has_backups: config.has_backups(),
+            memory_len_max: limits.memory_max / u64::from(config.workers.max(1)),
+            memory_len: 0,
+            placement,
+            view: Arc::new(View::initial(config.backends.len())),
+            settled: 0,
+            acknowledged: 0,
+            writes_of_epoch: 0,
+            writes_of_older: 0,
+            all_counters: counters,
+            started: now,
+            turn_at: now,
+            process: config.process,
+            names: config.backends.iter().map(ToString::to_string).collect(),
+            is_primary: (0..config.backends.len())
+                .map(|index| config.primary_ids.contains(&backends::backend_id(index)))
+                .collect(),
+            clients: Vec::new(),
+            clients_free: Vec::new(),
+            clients_open: 0,
+            exchanges: Exchanges::default(),
+            backends: config
+                .backends
+                .iter()
+                .map(|_| Backend::new(&limits, u64::from(config.workers.max(1))))
+                .collect(),
+            broadcasts: Vec::new(),
+            locks: Locks::default(),
+            awaiting_epoch: Vec::new(),
+            held: Vec::new(),
+            ready: VecDeque::new(),
+            pool: Pool::default(),
+            batch_pool: Vec::new(),
+            scratch: Vec::new(),
+            dirty_clients: Vec::new(),
+            dirty_backends: Vec::new(),
+            outputs: VecDeque::new(),
+            backends_due: None,
+            draining: false,
+            turn_open: false,
+            limits,
+        }
+    }
+
+    /// Takes in one thing that has happened. Drain [`Self::poll`] before the loop waits again.
+    pub fn handle(&mut self, now: Time, input: Input<'_>) {
+        self.turn_at = now;
+        let turn_ends = matches!(input, Input::TurnEnd);
+        match input {
+            Input::ClientData(client, data) => self.on_client_data(now, client, data),
+            Input::ClientEnd(client) => self.on_client_end(client),
+            Input::ClientLost(client) => self.on_client_lost(client),
+            Input::BackendConnected(connection) => self.on_backend_connected(now, connection),
+            Input::BackendData(connection, data) => self.on_backend_data(now, connection, data),
+            Input::BackendLost(connection, failure) => {
+                self.on_backend_lost(now, connection, failure);
+            }
+            Input::View(view) => self.on_view(now, view),
+            Input::Settled(epoch) => self.on_settled(now, epoch),
+            Input::Drain => self.on_drain(),
+            Input::TurnEnd => self.on_turn_end(now),
+        }
+        self.work_off_ready(now);
+        self.turn_open = !turn_ends;
+    }
+
+    /// What to do next; call until it says [`Output::Wait`], and give [`Input::TurnEnd`] before waiting.
+    pub fn poll(&mut self, now: Time) -> Output {
+        if !self.turn_open {
+            self.expire(now);
+        }
+        match self.outputs.pop_front() {
+            Some(output) => {
+                // Before the caller has heard of it, it would take a new client for the old one.
+                if let Output::CloseClient(client) = output {
+                    self.clients_free.push(client.index);
+                }
+                output
+            }
+            None => Output::Wait(self.next_deadline()),
+        }
+    }
+
+    /// Whether nothing is under way and no client is left.
+    #[must_use]
+    pub const fn is_drained(&self) -> bool {
+        self.clients_open == 0 && self.exchanges.len() == 0
+    }
+
+    /// Bytes that wait to be written to a client: as many pieces as `slices` takes.
+    pub fn client_slices<'a>(&'a self, client: ClientId, slices: &mut [IoSlice<'a>]) -> usize {
+        self.client(client)
+            .map_or(0, |client| client.unsent.slices(slices))
+    }
+
+    /// Bytes that wait to be written to a backend: as many pieces as `slices` takes.
+    pub fn backend_slices<'a>(
+        &'a self,
+        connection: ConnectionId,
+        slices: &mut [IoSlice<'a>],
+    ) -> usize {
+        let backend = &self.backends[connection.backend.index()];
+        if backend.is_open(connection) {
+            backend.unsent.slices(slices)
+        } else {
+            0
+        }
+    }
+
+    /// One holder of an exchange less. What the last one leaves behind is given back.
+    fn release(&mut self, exchange: ExchangeId) {
+        if self.exchanges[exchange].refs == 1 {
+            self.free_payload(exchange);
+            self.drop_reply(exchange);
+        }
+        self.exchanges.release(exchange);
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.all_counters[self.worker.index()]
+    }
+
+    fn count(&self, counter: Counter) {
+        self.counters().add(counter, 1);
+    }
+
+    /// What `backend` can be to a key at this moment: the keeper's View, corrected by what this worker has
+    /// just seen itself.
+    fn standing(&self, backend: BackendId) -> Standing {
+        let view = &self.view.backends[backend.index()];
+        if self.backends[backend.index()].failed_incarnation == Some(view.incarnation)
+            && !self.breaks.has(Break::OwnFailure)
+        {
+            return Standing::Absent;
+        }
+        match view.standing() {
+            Standing::InStep(_) if self.breaks.has(Break::Seniority) => Standing::InStep(0),
+            standing @ (Standing::InStep(_) | Standing::Following | Standing::Absent) => standing,
+        }
+    }
+
+    fn plan(&self, primary: BackendId, backup: Option<BackendId>) -> Plan {
+        let backup = backup.map(|backup| (backup, self.standing(backup)));
+        plan((primary, self.standing(primary)), backup)
+    }
+
+    /// Whether no worker reads `backend` any more, if it is absent.
+    fn absence_is_settled(&self, backend: BackendId) -> bool {
+        let view = &self.view.backends[backend.index()];
+        match self.standing(backend) {
+            Standing::InStep(_) | Standing::Following => true,
+            Standing::Absent => view.phase == Phase::Down && view.since_epoch <= self.settled,
+        }
+    }
+
+    fn on_view(&mut self, now: Time, view: &Arc<View>) {
+        assert!(view.epoch > self.view.epoch, "the keeper's epochs grow");
+        let before = std::mem::replace(&mut self.view, Arc::clone(view));
+        self.writes_of_older += self.writes_of_epoch;
+        self.writes_of_epoch = 0;
+        for (index, (was, is)) in before.backends.iter().zip(&view.backends).enumerate() {
+            let id = backends::backend_id(index);
+            if is.incarnation != was.incarnation {
+                // The failure may have been seen by another worker only.
+                self.abandon_backend(now, id);
+                self.backends[index].failed_incarnation = None;
+            }
+            if is.phase == Phase::Purging && is.since_epoch != was.since_epoch {
+                self.start_purge(now, id, is.flush);
+            }
+            if is.phase == Phase::Up && was.phase != Phase::Up {
+                // Without a connection nobody would notice its next restart.
+                self.connect(now, id);
+            }
+        }
+        self.go_on_after_epoch(now);
+        self.acknowledge();
+    }
+
+    fn on_settled(&mut self, now: Time, epoch: u64) {
+        self.settled = self.settled.max(epoch);
+        self.go_on_after_epoch(now);
+    }
+
+    /// What waited for an epoch looks again.
+    fn go_on_after_epoch(&mut self, now: Time) {
+        for exchange in std::mem::take(&mut self.awaiting_epoch) {
+            self.start_write(now, exchange);
+            self.release(exchange);
+        }
+        for exchange in std::mem::take(&mut self.held) {
+            self.answer_write(now, exchange);
+            self.release(exchange);
+        }
+        self.finish_held_broadcasts();
+    }
+
+    /// Tells the keeper when no write of an earlier epoch is under way.
+    fn acknowledge(&mut self) {
+        if self.writes_of_older == 0 && self.acknowledged < self.view.epoch {
+            self.acknowledged = self.view.epoch;
+            let epoch = self.view.epoch;
+            self.outputs
+                .push_back(Output::Report(Report::Acknowledged { epoch }));
+        }
+    }
+
+    fn on_drain(&mut self) {
+        self.draining = true;
+        for index in 0..self.clients.len() {
+            if let Some(id) = self.clients[index].id_if_open(index) {
+                self.stop_reading(id);
+            }
+        }
+    }
+
+    fn on_turn_end(&mut self, now: Time) {
+        self.expire(now);
+        self.work_off_ready(now);
+        self.resume_clients(now);
+        self.work_off_ready(now);
+        self.send_gathered(now);
+        self.queue_writes();
+        self.counters().set_clients_open(self.clients_open as u64);
+        self.counters().set_memory_len(self.memory_len);
+    }
+
+    fn work_off_ready(&mut self, now: Time) {
+        while let Some(exchange) = self.ready.pop_front() {
+            match self.exchanges[exchange].kind {
+                Kind::Fetch(_) | Kind::Read => self.dispatch_read(now, exchange),
+                Kind::Write => self.dispatch_write(now, exchange),
+                Kind::Local | Kind::Upload | Kind::Broadcast => {
+                    unreachable!("only reads and writes wait for locks")
+                }
+            }
+            self.release(exchange);
+        }
+    }
+
+    /// Turns the lists of touched connections into outputs.
+    fn queue_writes(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty_backends);
+        for backend in dirty.drain(..) {
+            let this = &mut self.backends[backend.index()];
+            this.dirty = false;
+            if let Some(connection) = this.writable(backend) {
+                self.outputs.push_back(Output::WriteBackend(connection));
+            }
+        }
+        self.dirty_backends = dirty;
+        let mut dirty = std::mem::take(&mut self.dirty_clients);
+        for client in dirty.drain(..) {
+            self.finish_client_turn(client);
+        }
+        self.dirty_clients = dirty;
+    }
+
+    fn expire(&mut self, now: Time) {
+        while let Some(oldest) = self.exchanges.oldest() {
+            if self.exchanges[oldest]
+                .arrived
+                .after_ms(self.limits.request_ms)
+                > now
+            {
+                break;
+            }
+            self.count(Counter::Timeouts);
+            self.expire_exchange(now, oldest);
+        }
+        self.expire_broadcasts(now);
+        if self.backends_due.is_some_and(|due| due <= now) {
+            self.expire_backends(now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let more = !self.dirty_clients.is_empty()
+            || !self.dirty_backends.is_empty()
+            || !self.ready.is_empty();
+        if more {
+            return Some(Time(0));
+        }
+        let request = self.exchanges.oldest().map(|oldest| {
+            self.exchanges[oldest]
+                .arrived
+                .after_ms(self.limits.request_ms)
+        });
+        let broadcast = self
+            .broadcasts
+            .iter()
+            .filter_map(|(_, broadcast)| broadcast.due)
+            .min();
+        [request, broadcast, self.backends_due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn trace_route(&mut self, exchange: ExchangeId, verb: &'static str, plan: Plan) {
+        if !self.trace_routes {
+            return;
+        }
+        let exchange = &self.exchanges[exchange];
+        self.outputs.push_back(Output::Route(RouteTrace {
+            client: exchange.client,
+            verb,
+            key: exchange.key().into(),
+            authority: plan.authority,
+            follower: plan.follower.map(|follower| follower.backend),
+        }));
+    }
+}

@@ -1,0 +1,469 @@
+//! Answers of backends: lines and payloads, matched to the oldest request of the pipeline.
+//!
+//! # Invariants
+//!
+//! - A line that does not fit the oldest entry of the pipeline, or comes when nothing is owed, is
+//!   [`Failure::Desync`]: the connection is closed before anyone gets another's answer.
+//! - A payload is copied once: from what was read to the answer of its exchange.
+//!
+//! Not here: what an answer means for the copies (`writes`), how it reaches the client (`replies`).
+
+use super::backends::{Leg, Pending, Receiving};
+use super::exchange::{Exchange, ExchangeId, Form, Verdict};
+use super::send_queue::QUEUE_LEN_MIN;
+use super::{ConnectionId, Engine, encode};
+use crate::breaks::Break;
+use crate::keeper::Failure;
+use crate::proto::response::{Line, parse_line};
+use crate::proto::{MetaVerb, Parsed};
+use crate::stats::Counter;
+use crate::{BackendId, Time};
+
+impl Engine {
+    pub(super) fn on_backend_data(&mut self, now: Time, connection: ConnectionId, data: &[u8]) {
+        let id = connection.backend;
+        let backend = &mut self.backends[id.index()];
+        if !backend.is_open(connection) {
+            return;
+        }
+        backend.active_at = now;
+        backend.batch_answer_len += data.len() as u64;
+        let mut inbox = std::mem::take(&mut backend.inbox);
+        self.counters()
+            .add(Counter::BackendBytesRead, data.len() as u64);
+        let result = if inbox.is_empty() {
+            let result = self.read_answers(now, id, data);
+            if let Ok(used) = result {
+                inbox.extend_from_slice(&data[used..]);
+            }
+            result
+        } else {
+            inbox.extend_from_slice(data);
+            let result = self.read_answers(now, id, &inbox);
+            if let Ok(used) = result {
+                inbox.drain(..used);
+            }
+            result
+        };
+        match result {
+            Ok(_) => self.backends[id.index()].inbox = inbox,
+            Err(failure) => self.fail_backend(now, id, failure),
+        }
+        // A batch may have gathered while this one was in flight.
+        if self.backends[id.index()].gathering {
+            self.touch_backend(id);
+        }
+    }
+
+    pub(super) fn read_answers(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        data: &[u8],
+    ) -> Result<usize, Failure> {
+        let mut used = 0;
+        while used < data.len() {
+            let rest = &data[used..];
+            if self.backends[id.index()].receiving.is_some() {
+                used += self.receive_payload(now, id, rest)?;
+                continue;
+            }
+            match parse_line(rest) {
+                Parsed::NeedMore => break,
+                Parsed::Item {
+                    item,
+                    used: line_len,
+                } => {
+                    self.on_line(now, id, &item, &rest[..line_len])?;
+                    used += line_len;
+                }
+                Parsed::Bad(_) => return Err(Failure::Desync),
+            }
+        }
+        Ok(used)
+    }
+
+    pub(super) fn on_line(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        line: &Line<'_>,
+        raw: &[u8],
+    ) -> Result<(), Failure> {
+        let Some(oldest) = self.backends[id.index()].pipeline.front() else {
+            return Err(Failure::Desync);
+        };
+        match *oldest {
+            Pending::Batch { .. } => self.on_batch_line(now, id, line, raw),
+            Pending::One {
+                exchange,
+                leg,
+                form: Form::Stats,
+            } => {
+                let over = self.on_stats_line(exchange, id, line, raw)?;
+                debug_assert!(
+                    leg == Leg::Broadcast,
+                    "only a broadcast asks for statistics"
+                );
+                if over {
+                    self.backends[id.index()].pipeline.pop_front();
+                    self.release(exchange);
+                }
+                Ok(())
+            }
+            Pending::One {
+                exchange,
+                leg,
+                form,
+            } => self.on_one_line(now, id, (exchange, leg, form), line, raw),
+            Pending::Purge => self.on_purge_line(now, id, line),
+        }
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a line of any other kind is out of step"
+    )]
+    pub(super) fn on_batch_line(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        line: &Line<'_>,
+        raw: &[u8],
+    ) -> Result<(), Failure> {
+        match *line {
+            Line::Value { key, value_len, .. } => {
+                // Values come in the order of the keys, so those in between are misses.
+                let Self {
+                    backends,
+                    exchanges,
+                    breaks,
+                    ..
+                } = self;
+                let Some(Pending::Batch { keys, next }) = backends[id.index()].pipeline.front_mut()
+                else {
+                    unreachable!("the caller looked at the oldest entry");
+                };
+                let skipped = *next;
+                let any = breaks.has(Break::Pairing);
+                let Some(found) = keys[skipped..]
+                    .iter()
+                    .position(|&waiting| any || exchanges[waiting].key() == key)
+                else {
+                    return Err(Failure::Desync);
+                };
+                *next = skipped + found + 1;
+                for index in skipped..skipped + found {
+                    let missed = self.batch_key(id, index);
+                    self.miss(missed);
+                }
+                let exchange = self.batch_key(id, skipped + found);
+                self.expect_value(id, exchange, value_len, raw, true);
+                Ok(())
+            }
+            Line::End => {
+                let keys = self.finish_batch(id);
+                for &missed in &keys.0[keys.1..] {
+                    self.miss(missed);
+                }
+                self.recycle_batch(keys.0);
+                Ok(())
+            }
+            Line::Error | Line::ClientError(_) | Line::ServerError(_) => {
+                let (keys, next) = self.finish_batch(id);
+                let single = keys.len() == 1;
+                for &key in &keys[next..] {
+                    self.on_batch_refused(now, key, single, raw);
+                }
+                self.recycle_batch(keys);
+                Ok(())
+            }
+            _ => Err(Failure::Desync),
+        }
+    }
+
+    /// A value's header has come: where do its bytes go?
+    pub(super) fn expect_value(
+        &mut self,
+        id: BackendId,
+        exchange: ExchangeId,
+        value_len: u32,
+        raw: &[u8],
+        of_batch: bool,
+    ) {
+        let remaining = value_len as usize + 2;
+        let short =
+            remaining >= QUEUE_LEN_MIN && self.memory_len + remaining as u64 > self.memory_len_max;
+        let this = &mut self.exchanges[exchange];
+        let mut discard = is_unwanted(this);
+        if short && !discard {
+            // It is answered as a miss: an evicted item looks the same.
+            discard = true;
+            self.count(Counter::MemoryRefusals);
+        }
+        let this = &mut self.exchanges[exchange];
+        if !discard {
+            this.reply.reserve(raw.len() + remaining.min(1 << 20));
+            echo(this, raw);
+        }
+        self.backends[id.index()].receiving = Some(Receiving {
+            exchange,
+            remaining,
+            discard,
+            last_byte: 0,
+            of_batch,
+            of_follower: false,
+            stream: u64::from(value_len) >= self.limits.stream_len_min,
+        });
+    }
+
+    /// Takes bytes of a payload; yields how many.
+    pub(super) fn receive_payload(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        data: &[u8],
+    ) -> Result<usize, Failure> {
+        let Some(receiving) = &mut self.backends[id.index()].receiving else {
+            unreachable!("called while a payload arrives");
+        };
+        let count = data.len().min(receiving.remaining);
+        let (chunk, exchange) = (&data[..count], receiving.exchange);
+        receiving.remaining -= count;
+        let over = receiving.remaining == 0;
+        let ends_right = match chunk {
+            [.., b'\r', b'\n'] => true,
+            [b'\n'] => receiving.last_byte == b'\r',
+            _ => false,
+        };
+        if over && !ends_right {
+            return Err(Failure::Desync);
+        }
+        receiving.last_byte = chunk[count - 1];
+        // The client may have gone, or its time may be up, since the header came.
+        let this = &mut self.exchanges[exchange];
+        receiving.discard |= is_unwanted(this);
+        let (discard, of_batch, stream) = (receiving.discard, receiving.of_batch, receiving.stream);
+        if receiving.of_follower {
+            this.follower_reply.extend_from_slice(chunk);
+        } else if !discard {
+            this.reply.extend_from_slice(chunk);
+        }
+        if over {
+            self.backends[id.index()].receiving = None;
+            self.on_value(now, id, exchange, of_batch, discard);
+        } else if !discard && stream {
+            self.stream(exchange);
+        } else if !discard {
+            self.count_reply(exchange);
+        }
+        Ok(count)
+    }
+
+    /// A value is complete.
+    pub(super) fn on_value(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        exchange: ExchangeId,
+        of_batch: bool,
+        discarded: bool,
+    ) {
+        if of_batch {
+            let hit = if discarded {
+                Counter::GetMisses
+            } else {
+                Counter::GetHits
+            };
+            self.count(hit);
+            self.complete(exchange);
+            self.release(exchange);
+            return;
+        }
+        let Some(&Pending::One {
+            exchange,
+            leg,
+            form,
+        }) = self.backends[id.index()].pipeline.front()
+        else {
+            unreachable!("a value outside of a batch answers one request");
+        };
+        match form {
+            // END follows.
+            Form::Values => self.exchanges[exchange].write.authority_verdict = Some(Verdict::Done),
+            Form::Meta => {
+                self.backends[id.index()].pipeline.pop_front();
+                if discarded && !self.exchanges[exchange].done {
+                    self.reply_meta_miss(exchange);
+                }
+                self.on_one_over(now, id, exchange, leg, Verdict::Done);
+            }
+            Form::Line | Form::Stats => unreachable!("such requests are not answered with values"),
+        }
+    }
+
+    /// A line that answers a single request, or begins to.
+    pub(super) fn on_one_line(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        (exchange, leg, form): (ExchangeId, Leg, Form),
+        line: &Line<'_>,
+        raw: &[u8],
+    ) -> Result<(), Failure> {
+        let this = &self.exchanges[exchange];
+        let verdict = match (form, *line) {
+            (Form::Meta, Line::MetaValue { value_len, .. }) => {
+                let asked = match leg {
+                    Leg::Read | Leg::Authority => asks_for_value(this),
+                    // Of what is repeated, only a counter is asked for its value.
+                    Leg::Follower => counts(this) && value_len <= NUMBER_LEN_MAX,
+                    Leg::Mend | Leg::Broadcast => false,
+                };
+                if !asked {
+                    return Err(Failure::Desync);
+                }
+                if leg == Leg::Follower {
+                    self.expect_number(id, exchange, value_len, raw);
+                } else {
+                    self.expect_value(id, exchange, value_len, raw, false);
+                }
+                return Ok(());
+            }
+            (Form::Values, Line::Value { key, value_len, .. }) => {
+                if key != this.key() || this.write.authority_verdict.is_some() {
+                    return Err(Failure::Desync);
+                }
+                self.expect_value(id, exchange, value_len, raw, false);
+                return Ok(());
+            }
+            (Form::Values, Line::End) => self.exchanges[exchange]
+                .write
+                .authority_verdict
+                .take()
+                .unwrap_or(Verdict::Declined),
+            (form, line) => verdict(form, &line).ok_or(Failure::Desync)?,
+        };
+        self.backends[id.index()].pipeline.pop_front();
+        if form != Form::Values {
+            self.keep_line(exchange, leg, raw);
+        }
+        self.on_one_over(now, id, exchange, leg, verdict);
+        Ok(())
+    }
+
+    /// A follower's number has begun to arrive.
+    pub(super) fn expect_number(
+        &mut self,
+        id: BackendId,
+        exchange: ExchangeId,
+        value_len: u32,
+        raw: &[u8],
+    ) {
+        let this = &mut self.exchanges[exchange];
+        this.follower_reply.clear();
+        this.follower_reply.extend_from_slice(raw);
+        self.backends[id.index()].receiving = Some(Receiving {
+            exchange,
+            remaining: value_len as usize + 2,
+            discard: false,
+            last_byte: 0,
+            of_batch: false,
+            of_follower: true,
+            stream: false,
+        });
+    }
+
+    /// Keeps the line that may become the client's answer.
+    pub(super) fn keep_line(&mut self, exchange: ExchangeId, leg: Leg, raw: &[u8]) {
+        let this = &mut self.exchanges[exchange];
+        match leg {
+            // A copy is compared with the authority's answer even if nobody waits for that.
+            Leg::Authority | Leg::Read if !this.done || leg == Leg::Authority => {
+                this.reply.clear();
+                echo(this, raw);
+            }
+            Leg::Follower => {
+                this.follower_reply.clear();
+                this.follower_reply.extend_from_slice(raw);
+            }
+            Leg::Authority | Leg::Read | Leg::Mend | Leg::Broadcast => {}
+        }
+    }
+
+    pub(super) fn on_one_over(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        exchange: ExchangeId,
+        leg: Leg,
+        verdict: Verdict,
+    ) {
+        match leg {
+            Leg::Read => self.on_read_answer(exchange, verdict),
+            Leg::Authority | Leg::Follower | Leg::Mend => {
+                self.on_write_verdict(now, exchange, leg, id, verdict);
+            }
+            Leg::Broadcast => self.on_broadcast_verdict(exchange, id, verdict),
+        }
+        self.release(exchange);
+    }
+}
+
+/// Whether a meta request may be answered with a value.
+fn asks_for_value(exchange: &Exchange) -> bool {
+    exchange.letters.has(b'v') && !exchange.wire.starts_with(MetaVerb::Set.wire())
+}
+
+/// Appends the first line of an answer, with the key where the proxy echoes it in the backend's stead.
+fn echo(exchange: &mut Exchange, raw: &[u8]) {
+    let mut reply = std::mem::take(&mut exchange.reply);
+    reply.extend_from_slice(raw);
+    encode::echo_key(exchange, &mut reply);
+    exchange.reply = reply;
+}
+
+/// Whether nobody waits for the exchange's value. A counter's is compared with its copy all the same.
+fn is_unwanted(exchange: &Exchange) -> bool {
+    exchange.done && !counts(exchange)
+}
+
+/// Digits of a 64-bit number.
+const NUMBER_LEN_MAX: u32 = 20;
+
+/// Whether the exchange is an `ma`.
+fn counts(exchange: &Exchange) -> bool {
+    exchange.wire.starts_with(b"ma ")
+}
+
+/// What a line means as the answer to a request of this form; `None` if it is none.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a line of any other kind is out of step"
+)]
+fn verdict(form: Form, line: &Line<'_>) -> Option<Verdict> {
+    if matches!(
+        line,
+        Line::Error | Line::ClientError(_) | Line::ServerError(_)
+    ) {
+        return Some(Verdict::Refused);
+    }
+    match form {
+        Form::Line => match line {
+            Line::Stored | Line::Deleted | Line::Touched | Line::Ok | Line::Number(_) => {
+                Some(Verdict::Done)
+            }
+            Line::NotStored | Line::Exists | Line::NotFound => Some(Verdict::Declined),
+            _ => None,
+        },
+        Form::Meta => match line {
+            Line::MetaHeader(_) | Line::MetaDebug(_) => Some(Verdict::Done),
+            Line::MetaMiss(_)
+            | Line::MetaNotStored(_)
+            | Line::MetaExists(_)
+            | Line::MetaNotFound(_) => Some(Verdict::Declined),
+            _ => None,
+        },
+        Form::Values | Form::Stats => None,
+    }
+}

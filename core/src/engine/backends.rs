@@ -1,0 +1,468 @@
+//! Connections to backends: opened, used, lost and given up.
+//!
+//! # Invariants
+//!
+//! - A connection that fails is the backend's failure: reads are asked again, writes count as unknown
+//!   ([`Engine::abandon_backend`]). With backups this holds even if nothing was unanswered: a backend that was
+//!   restarted meanwhile may be empty.
+//! - A request of a key never overtakes one of the same key that was gathered before it
+//!   ([`Engine::send_to`]).
+//! - Silence means something only while an answer is owed.
+//!
+//! Not here: what leaves in which batch (`gather`), what answers mean (`answers`), who is asked (`placement`).
+
+use std::collections::VecDeque;
+
+use super::exchange::{ExchangeId, Form, Verdict};
+use super::remembered::Remembered;
+use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
+use super::{ConnectionId, Engine, Output};
+use crate::breaks::Break;
+use crate::config::Limits;
+use crate::keeper::{Failure, Report};
+use crate::proto::GetVerb;
+use crate::stats::Counter;
+use crate::{BackendId, Time};
+
+/// One backend as one worker sees it.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(super) generation: u32,
+    pub(super) link: Link,
+    /// What is owed, oldest first.
+    pub(super) pipeline: VecDeque<Pending>,
+    /// The payload that is arriving.
+    pub(super) receiving: Option<Receiving>,
+    /// A part of a line.
+    pub(super) inbox: Vec<u8>,
+    pub(super) unsent: SendQueue,
+    pub(super) gathers: [Gather; 2],
+    pub(super) batches_in_flight: u64,
+    pub(super) batch_sent_at: Time,
+    /// Bytes that have arrived for the batch in flight.
+    pub(super) batch_answer_len: u64,
+    /// Last byte from it, or when it began to owe something.
+    pub(super) active_at: Time,
+    pub(super) connected_at: Time,
+    /// The incarnation that this worker saw fail, until the keeper's View says so too.
+    pub(super) failed_incarnation: Option<u32>,
+    pub(super) remembered: Remembered,
+    pub(super) purge: Option<Purge>,
+    pub(super) dirty: bool,
+    /// Whether it is in the engine's list of those to look at when the turn ends.
+    pub(super) gathering: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    Idle,
+    Connecting,
+    Open,
+}
+
+/// A request that a backend owes an answer to.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Batch {
+        keys: Vec<ExchangeId>,
+        next: usize,
+    },
+    One {
+        exchange: ExchangeId,
+        leg: Leg,
+        form: Form,
+    },
+    Purge,
+}
+
+/// Which of an exchange's requests this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leg {
+    /// A meta read.
+    Read,
+    /// A write at the authority.
+    Authority,
+    /// A write, or its outcome, at the follower.
+    Follower,
+    /// The deletion of a copy that may disagree.
+    Mend,
+    /// One of many: `flush_all`, `stats`.
+    Broadcast,
+}
+
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other"
+)]
+pub(super) struct Receiving {
+    pub(super) exchange: ExchangeId,
+    /// Payload bytes to come, CR LF included.
+    pub(super) remaining: usize,
+    /// Whether nobody wants them.
+    pub(super) discard: bool,
+    /// The last byte that has come, for the check of a CR LF that is cut in two.
+    pub(super) last_byte: u8,
+    /// Whether the value answers a key of a batch.
+    pub(super) of_batch: bool,
+    /// Whether it is a follower's, to be compared.
+    pub(super) of_follower: bool,
+    /// Whether it is forwarded as it arrives.
+    pub(super) stream: bool,
+}
+
+/// Keys that wait to be asked for, oldest first. They leave in batches.
+#[derive(Debug, Default)]
+pub(super) struct Gather {
+    pub(super) keys: VecDeque<ExchangeId>,
+    /// Bytes of their line, its verb not counted.
+    pub(super) len: usize,
+}
+
+/// Which batches leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// Those whose time has come.
+    Due,
+    /// All, because a request that follows must not overtake them.
+    All,
+}
+
+#[derive(Debug)]
+pub(super) struct Purge {
+    pub(super) incarnation: u32,
+    pub(super) keys: Vec<Box<[u8]>>,
+    pub(super) next: usize,
+    pub(super) outstanding: u64,
+}
+
+/// A connection that was closed with nothing unanswered is opened again at once if it lasted this long.
+const RECONNECT_MS: u64 = 1_000;
+
+pub(super) const VERBS: [&[u8]; 2] = [b"get", b"gets"];
+
+pub(super) const fn gather_index(verb: GetVerb) -> usize {
+    match verb {
+        GetVerb::Get => 0,
+        GetVerb::Gets => 1,
+    }
+}
+
+impl Backend {
+    pub(crate) fn new(limits: &Limits, workers: u64) -> Self {
+        Self {
+            generation: 0,
+            link: Link::Idle,
+            pipeline: VecDeque::new(),
+            receiving: None,
+            inbox: Vec::new(),
+            unsent: SendQueue::default(),
+            gathers: [Gather::default(), Gather::default()],
+            batches_in_flight: 0,
+            batch_sent_at: Time(0),
+            batch_answer_len: 0,
+            active_at: Time(0),
+            connected_at: Time(0),
+            failed_incarnation: None,
+            remembered: Remembered::new(
+                (limits.remembered_keys_max / workers).max(1),
+                (limits.remembered_len_max / workers).max(1),
+            ),
+            purge: None,
+            dirty: false,
+            gathering: false,
+        }
+    }
+
+    const fn connection(&self, backend: BackendId) -> ConnectionId {
+        ConnectionId {
+            backend,
+            generation: self.generation,
+        }
+    }
+
+    pub(crate) fn is_open(&self, connection: ConnectionId) -> bool {
+        self.link == Link::Open && self.generation == connection.generation
+    }
+
+    /// The connection, if it is there and something waits to be written.
+    pub(crate) fn writable(&self, backend: BackendId) -> Option<ConnectionId> {
+        (self.link == Link::Open && !self.unsent.is_empty()).then(|| self.connection(backend))
+    }
+
+    /// Whether it owes something, so that its silence means something.
+    fn owes(&self) -> bool {
+        self.link == Link::Connecting || !self.pipeline.is_empty()
+    }
+
+    fn holds_gathered(&self, hash: u64, exchanges: &super::exchange::Exchanges) -> bool {
+        self.gathers
+            .iter()
+            .any(|gather| gather.keys.iter().any(|&key| exchanges[key].hash == hash))
+    }
+}
+
+impl Engine {
+    /// `count` bytes have been written to this backend.
+    pub fn backend_sent(&mut self, now: Time, connection: ConnectionId, count: usize) {
+        let Self { backends, pool, .. } = self;
+        let backend = &mut backends[connection.backend.index()];
+        if !backend.is_open(connection) {
+            return;
+        }
+        // Progress of a long upload is a sign of life; what merely fits into the kernel's buffers is not.
+        if count > 0 && backend.unsent.len() > 8 * QUEUE_LEN_MIN {
+            backend.active_at = now;
+        }
+        backend.unsent.consume(count, pool);
+        self.counters()
+            .add(Counter::BackendBytesWritten, count as u64);
+    }
+
+    /// Opens the connections that will be needed, so that a backend that is down is noticed at the start.
+    pub fn connect_all(&mut self, now: Time) {
+        for index in 0..self.backends.len() {
+            self.connect(now, backend_id(index));
+        }
+    }
+
+    /// Connects, unless it is or will be.
+    pub(super) fn connect(&mut self, now: Time, id: BackendId) {
+        let backend = &mut self.backends[id.index()];
+        if backend.link != Link::Idle {
+            return;
+        }
+        backend.link = Link::Connecting;
+        backend.generation += 1;
+        backend.active_at = now;
+        let connection = backend.connection(id);
+        self.outputs.push_back(Output::Connect(connection));
+        self.backend_is_due(now.after_ms(self.limits.fail_ms));
+    }
+
+    pub(super) fn backend_is_due(&mut self, at: Time) {
+        self.backends_due = Some(self.backends_due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(super) fn touch_backend(&mut self, id: BackendId) {
+        let backend = &mut self.backends[id.index()];
+        if !std::mem::replace(&mut backend.dirty, true) {
+            self.dirty_backends.push(id);
+        }
+    }
+
+    pub(super) fn on_backend_connected(&mut self, now: Time, connection: ConnectionId) {
+        let backend = &mut self.backends[connection.backend.index()];
+        if backend.link != Link::Connecting || backend.generation != connection.generation {
+            return;
+        }
+        backend.link = Link::Open;
+        backend.connected_at = now;
+        backend.active_at = now;
+        self.touch_backend(connection.backend);
+    }
+
+    pub(super) fn on_backend_lost(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        failure: Failure,
+    ) {
+        let id = connection.backend;
+        let Self { backends, pool, .. } = self;
+        let backend = &mut backends[id.index()];
+        if backend.generation != connection.generation || backend.link == Link::Idle {
+            return;
+        }
+        if backend.owes() && self.breaks.has(Break::LostConnection) {
+            self.abandon_backend(now, id);
+        } else if backend.owes() || (self.has_backups && !self.breaks.has(Break::IdleRestart)) {
+            // With nothing unanswered too: it may be empty when the next request comes, and only a backend
+            // that was away has its misses asked at the partner.
+            backend.link = Link::Idle;
+            self.fail_backend(now, id, failure);
+        } else {
+            // Nothing was unanswered, so nothing is unknown. Another is opened at once, to hear whether the
+            // backend is still there; but not in a circle with one that closes whatever it accepts.
+            let lived_ms = now.ms_since(backend.connected_at);
+            backend.link = Link::Idle;
+            backend.inbox.clear();
+            // An error may answer a set whose payload has not left: it must not open the next connection.
+            backend.unsent.clear(pool);
+            if backend.gathering || lived_ms >= RECONNECT_MS {
+                self.connect(now, id);
+            }
+        }
+    }
+
+    /// This worker has seen the backend fail: it is absent from here on, whatever the View says.
+    pub(super) fn fail_backend(&mut self, now: Time, id: BackendId, failure: Failure) {
+        let incarnation = self.view.backends[id.index()].incarnation;
+        self.count(Counter::BackendFailures);
+        if failure == Failure::Desync {
+            self.count(Counter::Desyncs);
+        }
+        self.backends[id.index()].failed_incarnation = Some(incarnation);
+        let report = Report::Failed {
+            backend: id,
+            incarnation,
+            failure,
+        };
+        self.outputs.push_back(Output::Report(report));
+        self.abandon_backend(now, id);
+    }
+
+    /// Closes the connection and finds another answer for all that it owed.
+    pub(super) fn abandon_backend(&mut self, now: Time, id: BackendId) {
+        let Self {
+            backends,
+            pool,
+            outputs,
+            ..
+        } = self;
+        let backend = &mut backends[id.index()];
+        if backend.link != Link::Idle {
+            outputs.push_back(Output::Disconnect(backend.connection(id)));
+            backend.link = Link::Idle;
+        }
+        backend.unsent.clear(pool);
+        backend.inbox.clear();
+        let receiving = backend.receiving.take();
+        backend.batches_in_flight = 0;
+        backend.gathering = false;
+        backend.purge = None;
+        let pipeline = std::mem::take(&mut backend.pipeline);
+        let gathered: Vec<ExchangeId> = backend
+            .gathers
+            .iter_mut()
+            .flat_map(|gather| std::mem::take(gather).keys)
+            .collect();
+        if let Some(receiving) = receiving.filter(|receiving| receiving.of_batch) {
+            // The batch has gone on to the next key already.
+            self.ask_again(now, receiving.exchange);
+        }
+        for pending in pipeline {
+            match pending {
+                Pending::Batch { keys, next } => {
+                    for &key in &keys[next..] {
+                        self.ask_again(now, key);
+                    }
+                }
+                Pending::One {
+                    exchange,
+                    leg: Leg::Read,
+                    ..
+                } => self.ask_again(now, exchange),
+                Pending::One {
+                    exchange,
+                    leg: Leg::Broadcast,
+                    ..
+                } => {
+                    self.on_broadcast_lost(exchange, id);
+                    self.release(exchange);
+                }
+                Pending::One { exchange, leg, .. } => {
+                    if !self.breaks.has(Break::PurgeOfUnknown) {
+                        self.remember(exchange, id);
+                    }
+                    self.on_write_verdict(now, exchange, leg, id, Verdict::Unknown);
+                    self.release(exchange);
+                }
+                Pending::Purge => {}
+            }
+        }
+        for key in gathered {
+            self.ask_again(now, key);
+        }
+    }
+
+    /// Looks at all backends whose silence, or whose gathered requests, may be due.
+    pub(super) fn expire_backends(&mut self, now: Time) {
+        self.backends_due = None;
+        for index in 0..self.backends.len() {
+            let id = backend_id(index);
+            let backend = &self.backends[index];
+            if backend.owes() {
+                let due = backend.active_at.after_ms(self.limits.fail_ms);
+                if due <= now {
+                    let connecting = backend.link == Link::Connecting;
+                    let failure = if connecting {
+                        Failure::ConnectTimeout
+                    } else {
+                        Failure::Silent
+                    };
+                    self.fail_backend(now, id, failure);
+                } else {
+                    self.backend_is_due(due);
+                }
+            }
+            match self.gather_due(id) {
+                Some(due) if due > now => self.backend_is_due(due),
+                Some(_) => self.touch_backend(id),
+                None => {}
+            }
+        }
+    }
+
+    /// Queues one request. Its line, and a large payload, are in the exchange unless `other` is given.
+    pub(super) fn send_to(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        exchange: ExchangeId,
+        leg: Leg,
+        form: Form,
+        other: Option<(&[u8], bool)>,
+    ) {
+        let hash = self.exchanges[exchange].hash;
+        let overtakes = match leg {
+            Leg::Read => false,
+            // flush_all concerns every key.
+            Leg::Broadcast => true,
+            Leg::Authority | Leg::Follower | Leg::Mend => {
+                self.backends[id.index()].holds_gathered(hash, &self.exchanges)
+            }
+        };
+        if overtakes && !self.breaks.has(Break::BatchBeforeWrite) {
+            self.send_batches(now, id, Leave::All);
+        }
+        self.exchanges.retain(exchange);
+        let Self {
+            backends,
+            exchanges,
+            pool,
+            ..
+        } = self;
+        let backend = &mut backends[id.index()];
+        let this = &exchanges[exchange];
+        let (line, with_payload) = other.unwrap_or((&this.wire, true));
+        backend.unsent.push(line, pool);
+        if let Some(payload) = this.payload.as_ref().filter(|_| with_payload) {
+            backend.unsent.share(payload);
+        }
+        self.push_pending(
+            now,
+            id,
+            Pending::One {
+                exchange,
+                leg,
+                form,
+            },
+        );
+    }
+
+    pub(super) fn push_pending(&mut self, now: Time, id: BackendId, pending: Pending) {
+        let backend = &mut self.backends[id.index()];
+        if backend.pipeline.is_empty() {
+            backend.active_at = now;
+        }
+        backend.pipeline.push_back(pending);
+        self.backend_is_due(now.after_ms(self.limits.fail_ms));
+        self.connect(now, id);
+        self.touch_backend(id);
+    }
+}
+
+pub(super) fn backend_id(index: usize) -> BackendId {
+    BackendId(u16::try_from(index).expect("BACKENDS_MAX fits in 16 bits"))
+}

@@ -1,0 +1,158 @@
+//! Gathering: gets of all clients that go to one backend leave as one multi-key get.
+//!
+//! While a batch is in flight the next one gathers; it leaves when the answer has come, when it has keys
+//! enough, or when that answer is large or late. With nothing in flight it leaves at the end of the turn.
+//! memcached answers 16 pipelined gets with 17 packets but one get of 16 keys with one (measured on 1.6.18),
+//! and packets are what a proxy costs.
+//!
+//! # Invariants
+//!
+//! - A key waits for a batch only if no write of it was sent behind its arrival (`Engine::send_to` lets all
+//!   batches leave first).
+//! - Values come in the order of a batch's keys, so a batch is answered by walking along it (`answers`).
+//!
+//! Not here: what the answers mean (`answers`), whom a key is asked of (`reads`).
+
+use super::Engine;
+use super::backends::{Leave, Pending, VERBS, gather_index};
+use super::exchange::ExchangeId;
+use crate::proto::GetVerb;
+use crate::stats::Counter;
+use crate::{BackendId, Time};
+
+impl Engine {
+    /// Lets a key wait for the next batch.
+    pub(super) fn gather(&mut self, now: Time, id: BackendId, exchange: ExchangeId, verb: GetVerb) {
+        let key_len = self.exchanges[exchange].key().len() + 1;
+        let alone = self.exchanges[exchange].alone;
+        if alone {
+            self.send_batches(now, id, Leave::All);
+        }
+        self.exchanges.retain(exchange);
+        let backend = &mut self.backends[id.index()];
+        let gather = &mut backend.gathers[gather_index(verb)];
+        gather.keys.push_back(exchange);
+        gather.len += key_len;
+        backend.gathering = true;
+        if alone {
+            self.send_batches(now, id, Leave::All);
+        } else {
+            self.touch_backend(id);
+        }
+    }
+
+    /// At the end of a turn: what was gathered leaves, unless an answer is about to come.
+    pub(super) fn send_gathered(&mut self, now: Time) {
+        for position in 0..self.dirty_backends.len() {
+            let id = self.dirty_backends[position];
+            if !self.backends[id.index()].gathering {
+                continue;
+            }
+            self.send_batches(now, id, Leave::Due);
+            if let Some(due) = self.gather_due(id) {
+                self.backend_is_due(due);
+            }
+        }
+    }
+
+    /// When gathered keys leave although an answer is still in flight; `None` if only that answer, or
+    /// nothing, makes them leave.
+    pub(super) fn gather_due(&self, id: BackendId) -> Option<Time> {
+        let backend = &self.backends[id.index()];
+        let waits = backend.gathering
+            && backend.batches_in_flight > 0
+            && backend.batches_in_flight < self.limits.gather_batches_max;
+        let delay = self.limits.gather_us.saturating_mul(1_000);
+        waits.then(|| Time(backend.batch_sent_at.0.saturating_add(delay)))
+    }
+
+    pub(super) fn send_batches(&mut self, now: Time, id: BackendId, leave: Leave) {
+        for verb in 0..VERBS.len() {
+            while leave == Leave::All || self.batch_may_leave(now, id, verb) {
+                if self.backends[id.index()].gathers[verb].keys.is_empty() {
+                    break;
+                }
+                self.send_batch(now, id, verb);
+            }
+        }
+        let backend = &mut self.backends[id.index()];
+        backend.gathering = backend.gathers.iter().any(|gather| !gather.keys.is_empty());
+    }
+
+    pub(super) fn batch_may_leave(&self, now: Time, id: BackendId, verb: usize) -> bool {
+        let backend = &self.backends[id.index()];
+        let (gather, limits) = (&backend.gathers[verb], &self.limits);
+        if backend.batches_in_flight == 0 {
+            return true;
+        }
+        let full = gather.keys.len() as u64 >= limits.gather_keys_min
+            || gather.len as u64 >= limits.gather_len_max;
+        let large = backend.batch_answer_len >= limits.gather_answer_len;
+        let late = self.gather_due(id).is_some_and(|due| due <= now);
+        backend.batches_in_flight < limits.gather_batches_max && (full || large || late)
+    }
+
+    pub(super) fn send_batch(&mut self, now: Time, id: BackendId, verb: usize) {
+        let Self {
+            backends,
+            exchanges,
+            pool,
+            batch_pool,
+            limits,
+            ..
+        } = self;
+        let backend = &mut backends[id.index()];
+        let gather = &mut backend.gathers[verb];
+        let mut keys: Vec<ExchangeId> = batch_pool.pop().unwrap_or_default();
+        let mut line_len = 0;
+        backend.unsent.push(VERBS[verb], pool);
+        while let Some(&exchange) = gather.keys.front() {
+            let key = exchanges[exchange].key();
+            let full = keys.len() as u64 >= limits.gather_keys_max
+                || (line_len + key.len() + 1) as u64 > limits.gather_len_max;
+            if full && !keys.is_empty() {
+                break;
+            }
+            gather.keys.pop_front();
+            gather.len -= key.len() + 1;
+            line_len += key.len() + 1;
+            keys.push(exchange);
+            backend.unsent.push(b" ", pool);
+            backend.unsent.push(key, pool);
+        }
+        backend.unsent.push(b"\r\n", pool);
+        backend.batches_in_flight += 1;
+        backend.batch_sent_at = now;
+        backend.batch_answer_len = 0;
+        self.count(Counter::Batches);
+        self.counters().add(Counter::BatchKeys, keys.len() as u64);
+        self.push_pending(now, id, Pending::Batch { keys, next: 0 });
+    }
+
+    pub(super) fn batch_key(&self, id: BackendId, index: usize) -> ExchangeId {
+        match self.backends[id.index()].pipeline.front() {
+            Some(Pending::Batch { keys, .. }) => keys[index],
+            Some(Pending::One { .. } | Pending::Purge) | None => {
+                unreachable!("the caller looked at the oldest entry")
+            }
+        }
+    }
+
+    pub(super) fn finish_batch(&mut self, id: BackendId) -> (Vec<ExchangeId>, usize) {
+        let backend = &mut self.backends[id.index()];
+        let Some(Pending::Batch { keys, next }) = backend.pipeline.pop_front() else {
+            unreachable!("the caller looked at the oldest entry");
+        };
+        backend.batches_in_flight -= 1;
+        backend.batch_answer_len = 0;
+        (keys, next)
+    }
+
+    pub(super) fn recycle_batch(&mut self, mut keys: Vec<ExchangeId>) {
+        const BATCHES_KEPT: usize = 64;
+        keys.clear();
+        if self.batch_pool.len() < BATCHES_KEPT {
+            self.batch_pool.push(keys);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! In steady state a request costs no allocation: buffers, exchanges and batches are used again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test's way to say that a step failed"
+)]
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use magent_core::config::Config;
+use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output};
+use magent_core::placement::Placement;
+use magent_core::stats::Counters;
+use magent_core::{Time, WorkerId};
+
+/// An engine with connected backends and clients, and nothing around it that allocates.
+struct Bench {
+    engine: Engine,
+    now: Time,
+    clients: Vec<ClientId>,
+    backends: Vec<ConnectionId>,
+}
+
+impl Bench {
+    fn new(primaries: u16, backups: u16, clients: usize) -> Self {
+        let servers = |from: u16, count: u16| {
+            let ports = from..from + count;
+            ports
+                .map(|port| format!("10.0.0.1:{}", 20_000 + port).parse().unwrap())
+                .collect()
+        };
+        let config = Config::new(
+            servers(0, primaries),
+            servers(primaries, backups),
+            "ketama/md5".parse().unwrap(),
+            Default::default(),
+        )
+        .unwrap();
+        let placement = Arc::new(Placement::new(&config));
+        let counters = Arc::new(vec![Counters::default()]);
+        let now = Time(0);
+        let mut engine = Engine::new(WorkerId(0), &config, placement, counters, now);
+        engine.connect_all(now);
+        let mut backends = Vec::new();
+        loop {
+            match engine.poll(now) {
+                Output::Connect(connection) => backends.push(connection),
+                Output::Wait(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        for &connection in &backends {
+            engine.handle(now, Input::BackendConnected(connection));
+        }
+        let clients = (0..clients).map(|_| engine.open_client()).collect();
+        Self {
+            engine,
+            now,
+            clients,
+            backends,
+        }
+    }
+
+    /// Ends the turn and takes everything that is to be written; yields the bytes for clients.
+    fn end_turn(&mut self) -> usize {
+        let mut answered = 0;
+        self.engine.handle(self.now, Input::TurnEnd);
+        loop {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let len = |slices: &[IoSlice<'_>]| slices.iter().map(|slice| slice.len()).sum();
+            match self.engine.poll(self.now) {
+                Output::Wait(_) => return answered,
+                Output::WriteBackend(connection) => {
+                    let count = self.engine.backend_slices(connection, &mut slices);
+                    let len = len(&slices[..count]);
+                    self.engine.backend_sent(self.now, connection, len);
+                }
+                Output::WriteClient(client) => {
+                    let count = self.engine.client_slices(client, &mut slices);
+                    let len = len(&slices[..count]);
+                    self.engine.client_sent(client, len);
+                    answered += len;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Every client asks; every backend answers.
+    fn round(&mut self, request: &[u8], answers: &[u8], expected: usize) {
+        self.now = Time(self.now.0 + 1_000_000);
+        for index in 0..self.clients.len() {
+            let input = Input::ClientData(self.clients[index], request);
+            self.engine.handle(self.now, input);
+        }
+        let mut answered = self.end_turn();
+        for index in 0..self.backends.len() {
+            let input = Input::BackendData(self.backends[index], answers);
+            self.engine.handle(self.now, input);
+        }
+        answered += self.end_turn();
+        assert_eq!(answered, expected, "every client has its answers");
+    }
+
+    #[track_caller]
+    fn check(&mut self, request: &[u8], answers: &[u8], answer: &[u8]) {
+        const ROUNDS: usize = 200;
+        let expected = answer.len() * self.clients.len();
+        // Until every buffer has been used.
+        for _ in 0..ROUNDS {
+            self.round(request, answers, expected);
+        }
+        let counted = allocation_counter::measure(|| {
+            for _ in 0..ROUNDS {
+                self.round(request, answers, expected);
+            }
+        });
+        assert_eq!(counted.count_total, 0, "{}", request.escape_ascii());
+    }
+}
+
+#[test]
+fn gets_gathered_from_many_clients() {
+    let value = b"VALUE key 0 5\r\nvalue\r\n";
+    let answers = [&value.repeat(20)[..], b"END\r\n"].concat();
+    let answer = [&value[..], b"END\r\n"].concat();
+    Bench::new(1, 0, 20).check(b"get key\r\n", &answers, &answer);
+}
+
+#[test]
+fn sets_with_a_second_copy() {
+    let request = b"set key 0 0 5\r\nvalue\r\n";
+    Bench::new(1, 1, 20).check(request, &b"STORED\r\n".repeat(20), b"STORED\r\n");
+}
+
+#[test]
+fn meta_gets() {
+    let answer = b"VA 5 f0\r\nvalue\r\n";
+    Bench::new(1, 0, 20).check(b"mg key v f\r\n", &answer.repeat(20), answer);
+}
+
+#[test]
+fn multigets_with_misses() {
+    let request = b"get a b c d\r\n";
+    let answers = [&b"VALUE b 0 1\r\nx\r\n".repeat(5)[..], b"END\r\n"].concat();
+    Bench::new(1, 0, 5).check(request, &answers, b"VALUE b 0 1\r\nx\r\nEND\r\n");
+}
