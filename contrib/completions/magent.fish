@@ -1,0 +1,101 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_magent_global_optspecs
+    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= no-flush read-error u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
+end
+
+function __fish_magent_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_magent_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_magent_using_subcommand
+    set -l cmd (__fish_magent_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c magent -n "__fish_magent_needs_command" -s l -l listen -d 'Address to listen on; repeat it or separate several by commas' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_needs_command" -s p -l port -d 'TCP port to listen on; 0 for none' -r
+complete -c magent -n "__fish_magent_needs_command" -s f -l socket -d 'Unix socket to listen on as well, or alone with -p 0' -r -F
+complete -c magent -n "__fish_magent_needs_command" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
+complete -c magent -n "__fish_magent_needs_command" -s s -l server -d 'Primary: ADDRESS[:PORT], repeated for each' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_needs_command" -s b -l backup -d 'Backup: ADDRESS[:PORT], repeated for each' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_needs_command" -l scheme -d 'How keys are placed [default: magent]; "list" explains them all' -r
+complete -c magent -n "__fish_magent_needs_command" -l hash-tag -d 'twemproxy\'s hash_tag: place keys by what is between X and Y, such as {}' -r
+complete -c magent -n "__fish_magent_needs_command" -l hash-seed -d 'memcached proxy\'s seed, for schemes with xxh3' -r
+complete -c magent -n "__fish_magent_needs_command" -l hash-filter -d 'memcached proxy\'s filter: stop:STRING or tags:XY' -r
+complete -c magent -n "__fish_magent_needs_command" -s u -l user -d 'User, by name or number, to become once the ports are open' -r -f -a "(__fish_complete_users)"
+complete -c magent -n "__fish_magent_needs_command" -s g -l group -d 'Group, by name or number, to become; by default the user\'s own' -r
+complete -c magent -n "__fish_magent_needs_command" -l threads -d 'Worker threads [default: one per core, at most 4]' -r
+complete -c magent -n "__fish_magent_needs_command" -l pid-file -d 'File to write the process id to; one magent at a time can hold it' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l log-file -d 'File to log to; by default syslog in the background' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l request-ms -d 'Longest time from a request\'s arrival to its answer' -r
+complete -c magent -n "__fish_magent_needs_command" -l fail-ms -d 'A backend that owes an answer and sends no byte for this long, or is not connected to within it, is marked down' -r
+complete -c magent -n "__fish_magent_needs_command" -l probe-ms-min -d 'Pause before the first probe of a backend that is down' -r
+complete -c magent -n "__fish_magent_needs_command" -l probe-ms-max -d 'Longest pause between two probes of a backend that is down' -r
+complete -c magent -n "__fish_magent_needs_command" -l drain-ms -d 'On SIGTERM, longest wait for requests in flight before the process exits' -r
+complete -c magent -n "__fish_magent_needs_command" -l max-value -d 'Bytes of one value' -r
+complete -c magent -n "__fish_magent_needs_command" -l max-memory -d 'Bytes of requests and answers held by the process, over all workers' -r
+complete -c magent -n "__fish_magent_needs_command" -l remember-keys -d 'Keys remembered per absent backend, over all workers' -r
+complete -c magent -n "__fish_magent_needs_command" -s n -l max-clients -d 'Client connections, over all workers' -r
+complete -c magent -n "__fish_magent_needs_command" -s i -l max-backend-connections -d 'Connections to one backend, over all workers' -r
+complete -c magent -n "__fish_magent_needs_command" -s k -l ketama -d 'Short for --scheme ketama/md5'
+complete -c magent -n "__fish_magent_needs_command" -l no-flush -d 'Refuse flush_all, which empties every server'
+complete -c magent -n "__fish_magent_needs_command" -l read-error -d 'Answer reads with an error if primary and backup are down; else they miss'
+complete -c magent -n "__fish_magent_needs_command" -s D -l foreground -d 'Stay in the foreground and log to standard error'
+complete -c magent -n "__fish_magent_needs_command" -s v -l verbose -d 'Log the route of each request, with shortened keys; -vv with whole keys'
+complete -c magent -n "__fish_magent_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c magent -n "__fish_magent_needs_command" -s V -l version -d 'Print version'
+complete -c magent -n "__fish_magent_needs_command" -f -a "demo" -d 'Run a proxy with five small memcacheds in one process, to try things out'
+complete -c magent -n "__fish_magent_needs_command" -f -a "route" -d 'Print the primary and the backup of each key, without asking any server'
+complete -c magent -n "__fish_magent_needs_command" -f -a "man" -d 'Print the man page'
+complete -c magent -n "__fish_magent_needs_command" -f -a "completions" -d 'Print a script that completes options'
+complete -c magent -n "__fish_magent_using_subcommand demo" -s p -l port -d 'TCP port of the proxy, on 127.0.0.1; 0 for any that is free' -r
+complete -c magent -n "__fish_magent_using_subcommand demo" -s v -l verbose -d 'Log the route of each request, with shortened keys; -vv with whole keys'
+complete -c magent -n "__fish_magent_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c magent -n "__fish_magent_using_subcommand route" -s s -l server -d 'Primary: ADDRESS[:PORT], repeated for each' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_using_subcommand route" -s b -l backup -d 'Backup: ADDRESS[:PORT], repeated for each' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_using_subcommand route" -l scheme -d 'How keys are placed [default: magent]; "list" explains them all' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l hash-tag -d 'twemproxy\'s hash_tag: place keys by what is between X and Y, such as {}' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l hash-seed -d 'memcached proxy\'s seed, for schemes with xxh3' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l hash-filter -d 'memcached proxy\'s filter: stop:STRING or tags:XY' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -s l -l listen -d 'Address to listen on; repeat it or separate several by commas' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_using_subcommand route" -s p -l port -d 'TCP port to listen on; 0 for none' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -s f -l socket -d 'Unix socket to listen on as well, or alone with -p 0' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -s u -l user -d 'User, by name or number, to become once the ports are open' -r -f -a "(__fish_complete_users)"
+complete -c magent -n "__fish_magent_using_subcommand route" -s g -l group -d 'Group, by name or number, to become; by default the user\'s own' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l threads -d 'Worker threads [default: one per core, at most 4]' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l pid-file -d 'File to write the process id to; one magent at a time can hold it' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l log-file -d 'File to log to; by default syslog in the background' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -s n -l max-clients -d 'Client connections, over all workers' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -s i -l max-backend-connections -d 'Connections to one backend, over all workers' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l request-ms -d 'Longest time from a request\'s arrival to its answer' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l fail-ms -d 'A backend that owes an answer and sends no byte for this long, or is not connected to within it, is marked down' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l probe-ms-min -d 'Pause before the first probe of a backend that is down' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l probe-ms-max -d 'Longest pause between two probes of a backend that is down' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l drain-ms -d 'On SIGTERM, longest wait for requests in flight before the process exits' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l max-value -d 'Bytes of one value' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l max-memory -d 'Bytes of requests and answers held by the process, over all workers' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l remember-keys -d 'Keys remembered per absent backend, over all workers' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l format -d 'text for people, csv for programs: key,primary_index,backup_index' -r -f -a "text\t''
+csv\t''"
+complete -c magent -n "__fish_magent_using_subcommand route" -s k -l ketama -d 'Short for --scheme ketama/md5'
+complete -c magent -n "__fish_magent_using_subcommand route" -l no-flush -d 'Refuse flush_all, which empties every server'
+complete -c magent -n "__fish_magent_using_subcommand route" -l read-error -d 'Answer reads with an error if primary and backup are down; else they miss'
+complete -c magent -n "__fish_magent_using_subcommand route" -s D -l foreground -d 'Stay in the foreground and log to standard error'
+complete -c magent -n "__fish_magent_using_subcommand route" -s v -l verbose -d 'Log the route of each request, with shortened keys; -vv with whole keys'
+complete -c magent -n "__fish_magent_using_subcommand route" -l summary -d 'Print the share of each server instead, as numbers and bars'
+complete -c magent -n "__fish_magent_using_subcommand route" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c magent -n "__fish_magent_using_subcommand man" -s h -l help -d 'Print help'
+complete -c magent -n "__fish_magent_using_subcommand completions" -s h -l help -d 'Print help'

@@ -1,0 +1,757 @@
+//! The table of flags: parsing, `--help`, the man pages and the completions are made from it.
+//!
+//! # Invariants
+//!
+//! - Every command line that magent 0.6 took is taken, with the same meaning.
+//! - A limit's flag, range, default and reason come from `magent_core::config::LIMITS`.
+//! - What is wrong with an argument names the argument and says what is expected.
+//!
+//! Adding a flag: an [`Arg`] here, its use in `options`, `UPDATE_GOLDEN=1 cargo test --test cli`.
+
+use std::ffi::OsString;
+use std::fmt::{Display, Write as _};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::builder::{EnumValueParser, PossibleValue};
+use clap::error::ErrorKind as UsageErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, ValueHint, value_parser};
+use clap_complete::Shell;
+use magent_core::config::{LIMITS, Limit};
+use magent_core::scheme::{HashFilter, HashTag, SCHEMES, Scheme, SchemeError, WeightUse};
+use magent_core::server::ServerSpec;
+
+use crate::options::{DemoOptions, Options, RouteOptions, RouteOutput};
+
+/// What the command line asks for.
+pub(crate) enum Action {
+    /// The proxy.
+    Serve(Box<Options>),
+    /// `magent demo`.
+    Demo(DemoOptions),
+    /// `magent route`.
+    Route(Box<RouteOptions>),
+    /// Text: the schemes, a man page, a completion script.
+    Print(Vec<u8>),
+}
+
+/// Why the command line asks for nothing that can be done, or only for help.
+pub(crate) struct UsageError(Box<clap::Error>);
+
+impl UsageError {
+    /// Prints it where it belongs. Help is what was asked for, so it is a success.
+    pub(crate) fn report(&self) -> ExitCode {
+        // Nothing can be done about a standard error that takes nothing.
+        drop(self.0.print());
+        u8::try_from(self.0.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+    }
+}
+
+/// Understands the command line.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, UsageError> {
+    let mut command = command();
+    let matches = match command.try_get_matches_from_mut(args) {
+        Ok(matches) => matches,
+        Err(err) => return Err(UsageError(Box::new(err))),
+    };
+    action(&matches).map_err(|err| {
+        let name = matches.subcommand_name().filter(|name| *name == "route");
+        let command = match name {
+            Some(name) => command
+                .find_subcommand_mut(name)
+                .expect("it was just parsed"),
+            None => &mut command,
+        };
+        UsageError(Box::new(
+            command.error(UsageErrorKind::ValueValidation, format!("{err:#}")),
+        ))
+    })
+}
+
+fn action(matches: &ArgMatches) -> Result<Action> {
+    let options = matches.subcommand().map_or(matches, |(_, options)| options);
+    if let Ok(Some(SchemeArg::List)) = options.try_get_one("scheme") {
+        return Ok(Action::Print(scheme_list().into_bytes()));
+    }
+    Ok(match matches.subcommand_name() {
+        Some("demo") => Action::Demo(DemoOptions::new(options)),
+        Some("route") => Action::Route(Box::new(RouteOptions::new(options)?)),
+        Some("man") => Action::Print(man_page(options.get_one::<String>("page"))?),
+        Some("completions") => {
+            let shell = *options.get_one::<Shell>("shell").expect("required");
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "magent", &mut script);
+            Action::Print(script)
+        }
+        Some(name) => unreachable!("subcommand {name} is not in the table"),
+        None => Action::Serve(Box::new(Options::new(matches)?)),
+    })
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn print(text: &[u8]) -> Result<ExitCode> {
+    match io::stdout().write_all(text) {
+        Err(err) if err.kind() != ErrorKind::BrokenPipe => Err(err.into()),
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn man_page(page: Option<&String>) -> Result<Vec<u8>> {
+    let mut command = command();
+    // Sets the full names of the subcommands.
+    command.build();
+    let command = match page {
+        Some(page) => command
+            .find_subcommand(page)
+            .expect("checked by the parser")
+            .clone(),
+        None => command,
+    };
+    let name = command.get_bin_name().unwrap_or("magent").replace(' ', "-");
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command)
+        .title(name)
+        .render(&mut page)?;
+    let page = String::from_utf8(page)?;
+    // What follows the options is laid out by hand: each heading gets its section, and lines stay
+    // as they are.
+    let Some((options, rest)) = page.split_once(".SH EXTRA\n") else {
+        return Ok(page.into());
+    };
+    let (extra, version) = rest.split_at(rest.find(".SH VERSION").unwrap_or(rest.len()));
+    let mut text = options.to_owned();
+    for line in extra.lines() {
+        match line.strip_suffix(':') {
+            Some(heading) if !line.starts_with(' ') => {
+                writeln!(text, ".SH {}\n.nf", heading.to_uppercase())?;
+            }
+            Some(_) | None if line.is_empty() => writeln!(text, ".fi")?,
+            Some(_) | None => writeln!(text, "{line}")?,
+        }
+    }
+    writeln!(text, ".fi\n{version}")?;
+    Ok(text.into())
+}
+
+fn command() -> Command {
+    Command::new("magent")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A high-availability proxy for memcached")
+        .long_about(ABOUT)
+        .override_usage(USAGE)
+        .after_help("Try \"magent --help\" for more on each of these, and examples.")
+        .after_long_help(AFTER_HELP)
+        .max_term_width(100)
+        .disable_help_subcommand(true)
+        .subcommand_help_heading("Commands")
+        .args_conflicts_with_subcommands(true)
+        // As with getopt, the last one counts.
+        .args_override_self(true)
+        .args(listening())
+        .args(servers())
+        .args(placement())
+        .args(behaviour())
+        .args(process())
+        .args(logging())
+        .next_help_heading("Limits and timeouts")
+        .args(limits())
+        .mut_arg("clients_max", |arg| arg.short('n').help_heading(LISTENING))
+        .mut_arg("connections_per_backend_max", |arg| {
+            arg.short('i').help_heading(SERVERS)
+        })
+        .subcommands([demo(), route(), man(), completions()])
+}
+
+const LISTENING: &str = "Where clients connect";
+const SERVERS: &str = "memcached servers";
+const PLACEMENT: &str = "Which server has a key";
+const BEHAVIOUR: &str = "What clients may do and see";
+const PROCESS: &str = "Process";
+const LOGGING: &str = "Log";
+
+/// What is said if there is no `-s`.
+pub(crate) const NO_PRIMARY: &str = "no memcached server given: name each with -s, for example
+  magent -s 192.168.1.4:11211 -s 192.168.1.5:11211 -b 192.168.1.7:11211
+To see magent at work without any server: magent demo";
+
+const USAGE: &str = "magent [OPTIONS] -s SERVER... [-b SERVER...]
+       magent demo
+       magent route [OPTIONS] -s SERVER... [-b SERVER...] KEY...";
+
+const ABOUT: &str = "A high-availability proxy for memcached
+
+Clients talk to magent as to one memcached server. It spreads their keys over the servers of -s, \
+the primaries, keeps a second copy of each item on the servers of -b, the backups, and goes on \
+when one of them dies.";
+
+const AFTER_HELP: &str = "\
+Servers:
+  A SERVER is written [NAME=]ADDRESS[*WEIGHT]:
+    192.168.1.4                  port 11211
+    cache-1.example.com:11212    looked up again at each reconnect
+    [2001:db8::4]:11211          IPv6 goes in brackets
+    unix:/run/memcached.sock     a unix socket
+    node0=192.168.1.4*2          placed by its name, with a double share of keys
+
+Examples:
+  Three primaries and two backups, in the background. With the same but for
+  -l on a second machine, no machine is a single point of failure:
+    magent -u root -n 51200 -l 192.168.1.2 -p 12000 \\
+      -s 192.168.1.4:11211 -s 192.168.1.5:11211 -s 192.168.1.6:11211 \\
+      -b 192.168.1.7:11211 -b 192.168.1.8:11211
+  See it at work, with no server and nothing to set up:
+    magent demo
+  Under systemd or in a container:
+    magent -D -u nobody -s 192.168.1.4 -s 192.168.1.5 -b 192.168.1.7
+  In twemproxy's place, with all keys where they are:
+    magent --scheme ketama/fnv1a_64 -s one=192.168.1.4 -s two=192.168.1.5
+  Where do these keys go?
+    magent route -s 192.168.1.4 -s 192.168.1.5 -b 192.168.1.7 user:1 user:2
+
+Signals:
+  TERM, INT  accept nobody new, finish what is in flight, exit
+  HUP        open the log file again
+
+Exit status:
+  0  listening (in the background), or stopped by TERM
+  1  could not start, or could not go on
+  2  something is wrong with the command line";
+
+fn listening() -> Vec<Arg> {
+    vec![
+        text("listen", "ADDRESS")
+            .short('l')
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .value_hint(ValueHint::Hostname)
+            .help("Address to listen on; repeat it or separate several by commas")
+            .long_help(
+                "Address to listen on: an IPv4 or IPv6 address or a name of this machine, with \
+                 :PORT if it is not that of -p. Repeat it or separate several by commas. By \
+                 default, all IPv4 addresses",
+            ),
+        Arg::new("port")
+            .short('p')
+            .long("port")
+            .value_name("PORT")
+            .value_parser(|text: &str| number(text, 0, u16::MAX))
+            .default_value("11211")
+            .help("TCP port to listen on; 0 for none"),
+        path("socket")
+            .short('f')
+            .help("Unix socket to listen on as well, or alone with -p 0"),
+        Arg::new("socket-mode")
+            .short('a')
+            .long("socket-mode")
+            .alias("unix-mask")
+            .value_name("MODE")
+            .value_parser(octal)
+            .default_value("700")
+            .help("Permissions of the unix socket, in octal"),
+    ]
+    .into_iter()
+    .map(|arg| arg.help_heading(LISTENING))
+    .collect()
+}
+
+fn servers() -> [Arg; 2] {
+    let server = |id, short| {
+        Arg::new(id)
+            .short(short)
+            .long(id)
+            .value_name("SERVER")
+            .action(ArgAction::Append)
+            .value_hint(ValueHint::Hostname)
+            .value_parser(|text: &str| {
+                ServerSpec::from_str(text).map_err(|err| format!("{}", err.problem()))
+            })
+            .help_heading(SERVERS)
+    };
+    [
+        server("server", 's')
+            .help("Primary: ADDRESS[:PORT], repeated for each")
+            .long_help(
+                "Primary server, repeated for each. Their order matters: it is part of where keys \
+                 go, so it must be the same in every proxy",
+            ),
+        server("backup", 'b')
+            .help("Backup: ADDRESS[:PORT], repeated for each")
+            .long_help(
+                "Backup server, repeated for each. Each item is kept on one primary and one \
+                 backup, and served from the backup while its primary is down",
+            ),
+    ]
+}
+
+fn placement() -> [Arg; 5] {
+    [
+        Arg::new("ketama")
+            .short('k')
+            .long("ketama")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("scheme")
+            .help("Short for --scheme ketama/md5")
+            .long_help(
+                "Short for --scheme ketama/md5: with it, adding a server moves only that server's \
+                 share of the keys. magent 0.6 placed keys otherwise with -k, nearly all of them \
+                 on one server; --scheme magent06-ketama keeps that",
+            ),
+        Arg::new("scheme")
+            .long("scheme")
+            .value_name("NAME")
+            .value_parser(|text: &str| {
+                SchemeArg::from_str(text).map_err(|err| without_subject(&err))
+            })
+            .help("How keys are placed [default: magent]; \"list\" explains them all")
+            .long_help(
+                "How keys are placed. Each scheme puts every key where another program puts it, so \
+                 that magent can take that program's place over a warm cache. \"list\" explains \
+                 them all. By default magent, which is what magent 0.6 does without -k",
+            ),
+        Arg::new("hash-tag")
+            .long("hash-tag")
+            .value_name("XY")
+            .value_parser(|text: &str| HashTag::from_str(text).map_err(|err| without_subject(&err)))
+            .help("twemproxy's hash_tag: place keys by what is between X and Y, such as {}"),
+        text("hash-seed", "STRING").help("memcached proxy's seed, for schemes with xxh3"),
+        Arg::new("hash-filter")
+            .long("hash-filter")
+            .value_name("FILTER")
+            .value_parser(|text: &str| {
+                HashFilter::from_str(text).map_err(|err| without_subject(&err))
+            })
+            .conflicts_with("hash-tag")
+            .help("memcached proxy's filter: stop:STRING or tags:XY")
+            .long_help(
+                "memcached proxy's filter. stop:STRING places keys by what precedes STRING \
+                 (mcrouter's users need stop:|#|), tags:XY by what is between X and Y",
+            ),
+    ]
+    .map(|arg| arg.help_heading(PLACEMENT))
+}
+
+fn behaviour() -> [Arg; 2] {
+    [
+        Arg::new("no-flush")
+            .long("no-flush")
+            .action(ArgAction::SetTrue)
+            .help("Refuse flush_all, which empties every server"),
+        Arg::new("read-error")
+            .long("read-error")
+            .action(ArgAction::SetTrue)
+            .help("Answer reads with an error if primary and backup are down; else they miss"),
+    ]
+    .map(|arg| arg.help_heading(BEHAVIOUR))
+}
+
+fn process() -> Vec<Arg> {
+    vec![
+        text("user", "USER")
+            .short('u')
+            .value_hint(ValueHint::Username)
+            .help("User, by name or number, to become once the ports are open"),
+        text("group", "GROUP")
+            .short('g')
+            .help("Group, by name or number, to become; by default the user's own"),
+        Arg::new("foreground")
+            .short('D')
+            .long("foreground")
+            .action(ArgAction::SetTrue)
+            .help("Stay in the foreground and log to standard error")
+            .long_help(
+                "Stay in the foreground and log to standard error. Without it, magent goes to the \
+                 background as soon as it listens; until then it reports errors as usual, and its \
+                 exit status says whether it started",
+            ),
+        Arg::new("threads")
+            .long("threads")
+            .value_name("N")
+            .value_parser(|text: &str| number::<u16>(text, 1, 256))
+            .help("Worker threads [default: one per core, at most 4]"),
+        path("pid-file").help("File to write the process id to; one magent at a time can hold it"),
+    ]
+    .into_iter()
+    .map(|arg| arg.help_heading(PROCESS))
+    .collect()
+}
+
+fn logging() -> [Arg; 2] {
+    [
+        verbose(),
+        path("log-file")
+            .help("File to log to; by default syslog in the background")
+            .long_help(
+                "File to log to, opened again on SIGHUP. By default standard error with -D, and \
+                 syslog in the background; where there is no syslog, /var/log/magent.log or a \
+                 file in the temporary directory, and magent says which",
+            ),
+    ]
+    .map(|arg| arg.help_heading(LOGGING))
+}
+
+fn verbose() -> Arg {
+    Arg::new("verbose")
+        .short('v')
+        .long("verbose")
+        .action(ArgAction::Count)
+        .help("Log the route of each request, with shortened keys; -vv with whole keys")
+}
+
+fn limits() -> impl Iterator<Item = Arg> {
+    LIMITS.iter().filter_map(|row| {
+        let long = row.flag?.trim_start_matches('-');
+        let unit = Unit::of(row);
+        // The table's reasons are documentation with backquotes, and begin with a sentence that
+        // stands for itself.
+        let reason = row
+            .reason
+            .replace('`', "\"")
+            .replace("SERVER_ERROR.", "SERVER_ERROR");
+        let summary = reason
+            .split(". ")
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('.');
+        Some(
+            Arg::new(row.name)
+                .long(long)
+                .value_name(unit.value_name())
+                .value_parser(move |text: &str| unit.parse(text, row))
+                .default_value(unit.write(row.default))
+                .help(summary.to_owned())
+                .long_help(reason.trim_end_matches('.').to_owned()),
+        )
+    })
+}
+
+fn demo() -> Command {
+    Command::new("demo")
+        .about("Run a proxy with five small memcacheds in one process, to try things out")
+        .args_override_self(true)
+        .arg(
+            Arg::new("port")
+                .short('p')
+                .long("port")
+                .value_name("PORT")
+                .value_parser(|text: &str| number(text, 0, u16::MAX))
+                .default_value("12000")
+                .help("TCP port of the proxy, on 127.0.0.1; 0 for any that is free"),
+        )
+        .arg(verbose())
+}
+
+fn route() -> Command {
+    // The proxy's own command line with "route" put before it works too: what places no keys is
+    // taken and not shown.
+    let unused = listening()
+        .into_iter()
+        .chain(behaviour())
+        .chain(process())
+        .chain(logging());
+    let unused = unused
+        .chain(limits())
+        .map(|arg| match arg.get_id().as_str() {
+            "clients_max" => arg.short('n'),
+            "connections_per_backend_max" => arg.short('i'),
+            _ => arg,
+        });
+    Command::new("route")
+        .about("Print the primary and the backup of each key, without asking any server")
+        .override_usage("magent route [OPTIONS] -s SERVER... [-b SERVER...] KEY...")
+        .after_help(ROUTE_AFTER_HELP)
+        .args_override_self(true)
+        .args(servers())
+        .args(placement())
+        .args(unused.map(|arg| arg.hide(true)))
+        .next_help_heading("Keys and output")
+        .arg(
+            Arg::new("key")
+                .value_name("KEY")
+                .action(ArgAction::Append)
+                .value_parser(value_parser!(OsString))
+                .help("Keys to place; - reads them from standard input, one a line"),
+        )
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_name("FORMAT")
+                .value_parser(EnumValueParser::<RouteOutput>::new())
+                .default_value("text")
+                .help("text for people, csv for programs: key,primary_index,backup_index"),
+        )
+        .arg(
+            Arg::new("summary")
+                .long("summary")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("format")
+                .help("Print the share of each server instead, as numbers and bars"),
+        )
+}
+
+const ROUTE_AFTER_HELP: &str = "\
+Options of the proxy:
+  All of them are accepted, so that its command line can be used as it is, with
+  \"route\" put before it. Those that place no keys have no effect.
+
+Examples:
+  magent route -s 192.168.1.4 -s 192.168.1.5 -b 192.168.1.7 user:1 user:2
+  magent route -k -s 192.168.1.4 -s 192.168.1.5 --summary - < keys.txt";
+
+fn man() -> Command {
+    let pages = ["demo", "route"];
+    Command::new("man")
+        .about("Print the man page")
+        .hide(true)
+        .arg(
+            Arg::new("page")
+                .value_name("COMMAND")
+                .value_parser(pages)
+                .help("Page of a command instead of that of magent"),
+        )
+}
+
+fn completions() -> Command {
+    Command::new("completions")
+        .about("Print a script that completes options")
+        .hide(true)
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .required(true)
+                .value_parser(value_parser!(Shell)),
+        )
+}
+
+fn text(id: &'static str, value_name: &'static str) -> Arg {
+    Arg::new(id).long(id).value_name(value_name)
+}
+
+fn path(id: &'static str) -> Arg {
+    text(id, "PATH")
+        .value_parser(value_parser!(PathBuf))
+        .value_hint(ValueHint::FilePath)
+}
+
+impl ValueEnum for RouteOutput {
+    /// `--format`; the summary has a flag of its own.
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Text, Self::Csv]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Text => Some(PossibleValue::new("text")),
+            Self::Csv => Some(PossibleValue::new("csv")),
+            Self::Summary => None,
+        }
+    }
+}
+
+/// What `--scheme` takes.
+#[derive(Clone)]
+pub(crate) enum SchemeArg {
+    /// Print them all.
+    List,
+    /// Use this one.
+    One(Scheme),
+}
+
+impl FromStr for SchemeArg {
+    type Err = SchemeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "list" {
+            Ok(Self::List)
+        } else {
+            text.parse().map(Self::One)
+        }
+    }
+}
+
+/// The core names what is wrong and says what is; here the parser has already named it.
+fn without_subject(err: &SchemeError) -> String {
+    let message = err.to_string();
+    message
+        .split_once("\": ")
+        .map_or_else(|| message.clone(), |(_, problem)| problem.to_owned())
+}
+
+fn number<N: FromStr + Ord + Copy + Display>(text: &str, min: N, max: N) -> Result<N, String> {
+    match text.parse() {
+        Ok(number) if (&min..=&max).contains(&&number) => Ok(number),
+        Ok(_) | Err(_) => Err(format!("expected a number from {min} to {max}")),
+    }
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        Ok(_) | Err(_) => Err("expected permissions in octal, such as 700 or 0770".to_owned()),
+    }
+}
+
+/// What a limit is counted in, as its name says.
+#[derive(Clone, Copy)]
+enum Unit {
+    Count,
+    Milliseconds,
+    Bytes,
+}
+
+impl Unit {
+    fn of(limit: &Limit) -> Self {
+        if limit.name.split('_').any(|part| part == "ms") {
+            Self::Milliseconds
+        } else if limit.name.contains("_len") || limit.name.starts_with("memory") {
+            Self::Bytes
+        } else {
+            Self::Count
+        }
+    }
+
+    const fn value_name(self) -> &'static str {
+        match self {
+            Self::Count => "N",
+            Self::Milliseconds => "MS",
+            Self::Bytes => "BYTES",
+        }
+    }
+
+    fn parse(self, text: &str, limit: &Limit) -> Result<u64, String> {
+        let (digits, factor) = match (self, text.char_indices().next_back()) {
+            (Self::Bytes, Some((at, 'k' | 'K'))) => (&text[..at], 1 << 10),
+            (Self::Bytes, Some((at, 'm' | 'M'))) => (&text[..at], 1 << 20),
+            (Self::Bytes, Some((at, 'g' | 'G'))) => (&text[..at], 1 << 30),
+            (Self::Bytes | Self::Count | Self::Milliseconds, _) => (text, 1),
+        };
+        let value = digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|value| value.checked_mul(factor));
+        value
+            .filter(|value| (limit.min..=limit.max).contains(value))
+            .ok_or_else(|| {
+                let what = match self {
+                    Self::Count => "a number",
+                    Self::Milliseconds => "milliseconds",
+                    Self::Bytes => "bytes (or with k, m or g)",
+                };
+                format!(
+                    "expected {what} from {} to {}",
+                    self.write(limit.min),
+                    self.write(limit.max)
+                )
+            })
+    }
+
+    /// So that it reads well and parses to the same.
+    fn write(self, value: u64) -> String {
+        let suffix = |(shift, suffix): (u32, &str)| {
+            let whole = value >> shift;
+            (whole > 0 && whole << shift == value).then(|| format!("{whole}{suffix}"))
+        };
+        match self {
+            Self::Bytes => [(30, "g"), (20, "m"), (10, "k")]
+                .into_iter()
+                .find_map(suffix),
+            Self::Count | Self::Milliseconds => None,
+        }
+        .unwrap_or_else(|| value.to_string())
+    }
+}
+
+/// `--scheme list`.
+fn scheme_list() -> String {
+    let mut list = String::from(SCHEME_LIST_HEAD);
+    for info in &SCHEMES {
+        let mut line = |text: &str| {
+            list.push_str(text);
+            list.push('\n');
+        };
+        line("");
+        line(&info.pattern());
+        line(&format!("    {}", info.about));
+        line(&format!("    as in: {}", info.origin));
+        line(match info.weights {
+            WeightUse::Ignored => "    weights: ignored",
+            WeightUse::Whole => "    weights: whole numbers",
+            WeightUse::Fraction => "    weights: from 0 to 1",
+        });
+        if !info.hashes().is_empty() {
+            let names = info.hashes().iter().map(|hash| hash.name());
+            line(&format!(
+                "    HASH: {}",
+                names.collect::<Vec<_>>().join(", ")
+            ));
+        }
+    }
+    write!(list, "{SCHEME_LIST_TAIL}").expect("a String takes all that is written");
+    list
+}
+
+const SCHEME_LIST_HEAD: &str = "\
+Each scheme places every key where another program places it, bit for bit.
+Keys stay where they are only if the servers are given in that program's order,
+with its names and weights.
+";
+
+const SCHEME_LIST_TAIL: &str = "
+--hash-tag and --hash-filter go with all of them, --hash-seed with those that
+hash keys with xxh3. \"magent route --summary\" shows how evenly a scheme spreads
+your keys.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_consistent_and_explained() {
+        command().debug_assert();
+        let mut all = command();
+        all.build();
+        for command in std::iter::once(&all).chain(all.get_subcommands()) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                assert!(arg.get_help().is_some(), "{} {arg}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_have_suffixes() {
+        let limit = Limit {
+            name: "memory_max",
+            default: 1 << 30,
+            min: 1 << 10,
+            max: 1 << 40,
+            flag: None,
+            reason: "",
+        };
+        let unit = Unit::of(&limit);
+        for (text, value) in [
+            ("1024", 1 << 10),
+            ("1k", 1 << 10),
+            ("3M", 3 << 20),
+            ("2g", 2 << 30),
+        ] {
+            assert_eq!(unit.parse(text, &limit), Ok(value), "{text}");
+            assert_eq!(unit.parse(&unit.write(value), &limit), Ok(value), "{text}");
+        }
+        for text in [
+            "",
+            "k",
+            "1023",
+            "-1",
+            "1t",
+            "99999999999999999999g",
+            "18446744073709551615k",
+        ] {
+            let expected = "expected bytes (or with k, m or g) from 1k to 1024g";
+            assert_eq!(unit.parse(text, &limit).unwrap_err(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! magent: a high-availability proxy for memcached.
+//!
+//! This file is the table of contents: what happens from the command line to the event loop, in
+//! order, and with which exit status it ends.
+
+mod cli;
+mod control;
+mod daemon;
+mod demo;
+mod listen;
+mod log;
+mod options;
+mod probe;
+mod route;
+mod sys;
+mod worker;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::Action;
+use crate::daemon::{Detaching, PidFile, Side};
+use crate::options::{Mode, Options};
+use crate::sys::{Assumed, HeldSignals, Room};
+
+/// The start or the run failed. Success is 0; a wrong command line is 2, as with every Unix program
+/// that distinguishes the two.
+const EXIT_FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let done = match cli::parse(std::env::args_os()) {
+        Ok(Action::Serve(options)) => serve(*options),
+        Ok(Action::Demo(options)) => demo::start(&options).and_then(serve),
+        Ok(Action::Route(options)) => route::run(&options),
+        Ok(Action::Print(text)) => cli::print(&text),
+        Err(err) => return err.report(),
+    };
+    done.unwrap_or_else(|err| {
+        log::last_words(format_args!("{err:#}"));
+        ExitCode::from(EXIT_FAILURE)
+    })
+}
+
+/// The proxy, from here to its end.
+fn serve(mut options: Options) -> Result<ExitCode> {
+    let detaching = match options.run.mode {
+        Mode::Foreground => None,
+        Mode::Background => match daemon::split()? {
+            Side::Parent(outcome) => return Ok(outcome),
+            Side::Child(detaching) => Some(detaching),
+        },
+    };
+    let run = &options.run;
+    let instead = log::init(&run.log, run.verbosity, &run.identity)?;
+    let signals = HeldSignals::hold()?;
+    let room = options.open_files().reserve()?;
+    // Before anyone can connect: whoever waits for the port finds the file.
+    let _pid_file = run.pid_file.as_deref().map(PidFile::create).transpose()?;
+    let listeners = listen::listeners(&options.listen, options.config.workers, &run.identity)?;
+    let assumed = run.identity.assume()?;
+
+    let mut notices = std::mem::take(&mut options.notices);
+    if let Room::For { clients, notice } = room {
+        options.config.limits.clients_max = clients;
+        notices.push(notice);
+    }
+    if let Some(path) = instead {
+        notices.push(format!(
+            "nothing listens on /dev/log, so the log is {}; --log-file chooses another",
+            path.display()
+        ));
+    }
+    match assumed {
+        Assumed::Done => {}
+        Assumed::StillRoot => notices.push("running as root; -u gives that up".to_owned()),
+        Assumed::NotRoot => {
+            notices.push("only root can change to the user of -u and the group of -g".to_owned());
+        }
+    }
+    announce(&options, &notices, detaching.as_ref());
+    let _socket_file = listeners.socket_file;
+    let ready = || {
+        signals.release()?;
+        detaching.map_or(Ok(()), Detaching::ready)
+    };
+    control::run(options, listeners.per_worker, ready)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what the operator should hear: in the log, and while there is a terminal, there too.
+fn announce(options: &Options, notices: &[String], detaching: Option<&Detaching>) {
+    tracing::info!(
+        "magent {} starts: {}",
+        env!("CARGO_PKG_VERSION"),
+        options.summary()
+    );
+    for notice in notices {
+        tracing::warn!("{notice}");
+        if detaching.is_some() {
+            log::tell(notice);
+        }
+    }
+}

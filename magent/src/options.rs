@@ -1,0 +1,447 @@
+//! What the command line asks for, checked and in the form in which the rest of the program wants
+//! it.
+//!
+//! # Invariants
+//!
+//! - Options that exist can be carried out as far as this machine lets them: every number is in its
+//!   range, every name was looked up, every path is absolute (going to the background changes the
+//!   directory).
+//!
+//! Not here: how options are spelled and explained (`cli`).
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ArgMatches;
+use magent_core::config::{Config, DeadRead, Flush, LIMITS, Limits};
+use magent_core::scheme::{HashFilter, HashSeed, HashTag, Ring, Scheme, SchemeOptions, skew};
+use magent_core::server::{ServerSpec, UNIX_PATH_LEN_MAX};
+
+use crate::cli::{self, SchemeArg};
+use crate::listen::{ListenOptions, UnixOptions};
+use crate::log::{LogTarget, Verbosity};
+use crate::sys::{Identity, OpenFiles};
+
+/// Workers unless the operator says otherwise. More of them gather less: a request has fewer
+/// neighbours to share a packet with.
+const WORKERS_DEFAULT_MAX: usize = 4;
+
+/// Everything for the proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Backends, placement, limits.
+    pub(crate) config: Config,
+    /// Where clients come in.
+    pub(crate) listen: ListenOptions,
+    /// The process.
+    pub(crate) run: RunOptions,
+    /// What the operator should hear at the start.
+    pub(crate) notices: Vec<String>,
+}
+
+/// How the process runs.
+#[derive(Clone, Debug)]
+pub(crate) struct RunOptions {
+    /// `-u` and `-g`.
+    pub(crate) identity: Identity,
+    /// `-D` or not.
+    pub(crate) mode: Mode,
+    /// `--pid-file`.
+    pub(crate) pid_file: Option<PathBuf>,
+    /// `--log-file`, or what goes with the mode.
+    pub(crate) log: LogTarget,
+    /// `-v`.
+    pub(crate) verbosity: Verbosity,
+}
+
+/// Whether the shell waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// `-D`.
+    Foreground,
+    /// As magent 0.6 does.
+    Background,
+}
+
+/// For `magent demo`.
+#[derive(Clone, Debug)]
+pub(crate) struct DemoOptions {
+    /// Where the demo's proxy listens, on loopback.
+    pub(crate) port: u16,
+    /// `-v`.
+    pub(crate) verbosity: Verbosity,
+}
+
+/// For `magent route`.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteOptions {
+    /// Servers and scheme.
+    pub(crate) config: Config,
+    /// As given; `-` stands for standard input.
+    pub(crate) keys: Vec<OsString>,
+    /// What is printed.
+    pub(crate) output: RouteOutput,
+}
+
+/// What `magent route` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteOutput {
+    /// A line per key, for people.
+    Text,
+    /// A record per key, for programs.
+    Csv,
+    /// A bar per backend.
+    Summary,
+}
+
+impl Options {
+    /// Checks the options of the proxy.
+    pub(crate) fn new(matches: &ArgMatches) -> Result<Self> {
+        let mut config = config(matches)?;
+        config.limits = limits(matches);
+        config.limits.check()?;
+        config.workers = workers(matches, &config.limits)?;
+        config.flush = if matches.get_flag("no-flush") {
+            Flush::Refused
+        } else {
+            Flush::Allowed
+        };
+        config.dead_read = if matches.get_flag("read-error") {
+            DeadRead::Error
+        } else {
+            DeadRead::Miss
+        };
+        let run = RunOptions::new(matches)?;
+        config.trace_routes = run.verbosity >= Verbosity::Routes;
+        let notices = placement_notices(&config, matches.get_flag("ketama"));
+        Ok(Self {
+            listen: listen_options(matches)?,
+            config,
+            run,
+            notices,
+        })
+    }
+
+    /// What the process will have open.
+    pub(crate) fn open_files(&self) -> OpenFiles {
+        let backends = u64::try_from(self.config.backends.len()).unwrap_or(u64::MAX);
+        let addresses = self.listen.tcp.len() + usize::from(self.listen.unix.is_some());
+        let addresses = u64::try_from(addresses).unwrap_or(u64::MAX);
+        OpenFiles {
+            clients: self.config.limits.clients_max,
+            backend_connections: backends * self.config.limits.connections_per_backend_max,
+            listeners: addresses * u64::from(self.config.workers),
+        }
+    }
+
+    /// One line for the log.
+    pub(crate) fn summary(&self) -> String {
+        let tcp = self.listen.tcp.iter().map(ToString::to_string);
+        let unix = self
+            .listen
+            .unix
+            .iter()
+            .map(|unix| unix.path.display().to_string());
+        let config = &self.config;
+        format!(
+            "listening on {}; primaries {}, backups {}, scheme {}, workers {}",
+            tcp.chain(unix).collect::<Vec<_>>().join(" "),
+            config.primaries.len(),
+            config.backups.len(),
+            config.scheme,
+            config.workers
+        )
+    }
+}
+
+impl RunOptions {
+    fn new(matches: &ArgMatches) -> Result<Self> {
+        let text = |id| matches.get_one::<String>(id).map(String::as_str);
+        let mode = if matches.get_flag("foreground") {
+            Mode::Foreground
+        } else {
+            Mode::Background
+        };
+        let log = match (absolute(matches, "log-file")?, mode) {
+            (Some(path), _) => LogTarget::File(path),
+            (None, Mode::Foreground) => LogTarget::Stderr,
+            (None, Mode::Background) => LogTarget::Syslog,
+        };
+        Ok(Self {
+            identity: Identity::resolve(text("user"), text("group"))?,
+            mode,
+            pid_file: absolute(matches, "pid-file")?,
+            log,
+            verbosity: verbosity(matches),
+        })
+    }
+}
+
+impl DemoOptions {
+    /// Checks the options of the demo.
+    pub(crate) fn new(matches: &ArgMatches) -> Self {
+        let port = *matches.get_one("port").expect("has a default");
+        Self {
+            port,
+            verbosity: verbosity(matches),
+        }
+    }
+}
+
+impl RouteOptions {
+    /// Checks the options of `magent route`. Those of the proxy are accepted, so that its command
+    /// line can be used as it is, and those that place no keys are not looked at: another machine
+    /// may well have another user.
+    pub(crate) fn new(matches: &ArgMatches) -> Result<Self> {
+        let keys: Vec<_> = matches
+            .get_many("key")
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        ensure!(
+            !keys.is_empty(),
+            "no key given: name some, or - to read them from standard input"
+        );
+        let output = if matches.get_flag("summary") {
+            RouteOutput::Summary
+        } else {
+            *matches.get_one("format").expect("has a default")
+        };
+        Ok(Self {
+            config: config(matches)?,
+            keys,
+            output,
+        })
+    }
+}
+
+fn config(matches: &ArgMatches) -> Result<Config> {
+    let servers = |id| {
+        matches
+            .get_many(id)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<ServerSpec>>()
+    };
+    let primaries = servers("server");
+    ensure!(!primaries.is_empty(), cli::NO_PRIMARY);
+    let scheme = match matches.get_one("scheme") {
+        Some(SchemeArg::One(scheme)) => *scheme,
+        Some(SchemeArg::List) => unreachable!("`cli` answers --scheme list before"),
+        None if matches.get_flag("ketama") => Scheme::ketama_md5(),
+        None => Scheme::magent(),
+    };
+    let scheme_options = SchemeOptions {
+        hash_tag: matches.get_one::<HashTag>("hash-tag").copied(),
+        hash_seed: matches
+            .get_one::<String>("hash-seed")
+            .map(|text| HashSeed::new(text)),
+        hash_filter: matches.get_one::<HashFilter>("hash-filter").cloned(),
+    };
+    Ok(Config::new(
+        primaries,
+        servers("backup"),
+        scheme,
+        scheme_options,
+    )?)
+}
+
+fn limits(matches: &ArgMatches) -> Limits {
+    let mut limits = Limits::default();
+    for row in LIMITS.iter().filter(|row| row.flag.is_some()) {
+        let value = *matches.get_one(row.name).expect("has a default");
+        set_limit(&mut limits, row.name, value);
+    }
+    limits
+}
+
+/// Sets the limit of that name. A test compares this with [`LIMITS`].
+fn set_limit(limits: &mut Limits, name: &str, value: u64) {
+    let field = match name {
+        "clients_max" => &mut limits.clients_max,
+        "connections_per_backend_max" => &mut limits.connections_per_backend_max,
+        "request_ms" => &mut limits.request_ms,
+        "fail_ms" => &mut limits.fail_ms,
+        "probe_delay_ms_min" => &mut limits.probe_delay_ms_min,
+        "probe_delay_ms_max" => &mut limits.probe_delay_ms_max,
+        "drain_ms" => &mut limits.drain_ms,
+        "value_len_max" => &mut limits.value_len_max,
+        "memory_max" => &mut limits.memory_max,
+        "remembered_keys_max" => &mut limits.remembered_keys_max,
+        _ => unreachable!("limit {name} has a flag and no field"),
+    };
+    *field = value;
+}
+
+fn workers(matches: &ArgMatches, limits: &Limits) -> Result<u16> {
+    let connections_max = limits.connections_per_backend_max;
+    if let Some(&workers) = matches.get_one::<u16>("threads") {
+        ensure!(
+            u64::from(workers) <= connections_max,
+            "--threads {workers} needs as many connections to each backend, but -i allows \
+             {connections_max}"
+        );
+        return Ok(workers);
+    }
+    let cores = available_parallelism()
+        .map_or(1, usize::from)
+        .min(WORKERS_DEFAULT_MAX);
+    let workers = u16::try_from(cores).expect("at most WORKERS_DEFAULT_MAX");
+    Ok(workers.min(u16::try_from(connections_max).unwrap_or(u16::MAX)))
+}
+
+fn verbosity(matches: &ArgMatches) -> Verbosity {
+    Verbosity::from_count(matches.get_count("verbose"))
+}
+
+fn absolute(matches: &ArgMatches, id: &str) -> Result<Option<PathBuf>> {
+    let path = matches.get_one::<PathBuf>(id).map(std::path::absolute);
+    path.transpose().with_context(|| format!("--{id}"))
+}
+
+fn listen_options(matches: &ArgMatches) -> Result<ListenOptions> {
+    let port = *matches.get_one("port").expect("has a default");
+    let unix = match absolute(matches, "socket")? {
+        Some(path) => {
+            check_socket_path(&path)?;
+            let mode = *matches.get_one("socket-mode").expect("has a default");
+            Some(UnixOptions { path, mode })
+        }
+        None => None,
+    };
+    let mut tcp = Vec::new();
+    let addresses = matches.get_many::<String>("listen").into_iter().flatten();
+    for text in addresses {
+        ensure!(
+            port != 0,
+            "-l {text}: -p 0 turns TCP off, so there is no port to listen on"
+        );
+        for address in listen_addresses(text, port)? {
+            if !tcp.contains(&address) {
+                tcp.push(address);
+            }
+        }
+    }
+    if tcp.is_empty() && port != 0 {
+        tcp.push((Ipv4Addr::UNSPECIFIED, port).into());
+    }
+    ensure!(
+        !tcp.is_empty() || unix.is_some(),
+        "nothing to listen on: -p 0 turns TCP off, so a unix socket must be given with -f PATH"
+    );
+    Ok(ListenOptions { tcp, unix })
+}
+
+fn check_socket_path(path: &Path) -> Result<()> {
+    let len = path.as_os_str().as_bytes().len();
+    ensure!(
+        len <= UNIX_PATH_LEN_MAX,
+        "-f {}: the path has {len} bytes, a unix socket's can have {UNIX_PATH_LEN_MAX}",
+        path.display()
+    );
+    Ok(())
+}
+
+/// `IP`, `[IPV6]`, `NAME`, each with or without `:PORT`.
+fn listen_addresses(text: &str, own_port: u16) -> Result<Vec<SocketAddr>> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(vec![(ip, own_port).into()]);
+    }
+    let addresses = if let Ok(address) = text.parse() {
+        vec![address]
+    } else {
+        let (name, port) = text.split_once(':').unwrap_or((text, ""));
+        let port = if port.is_empty() {
+            Ok(own_port)
+        } else {
+            port.parse()
+        };
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        match port {
+            Ok(port) if !name.is_empty() && name.bytes().all(known) => (name, port)
+                .to_socket_addrs()
+                .with_context(|| format!("-l {text}: cannot look it up"))?
+                .collect(),
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    };
+    ensure!(
+        !addresses.is_empty() && addresses.iter().all(|address| address.port() != 0),
+        "-l {text}: {LISTEN_EXPECTED}"
+    );
+    Ok(addresses)
+}
+
+const LISTEN_EXPECTED: &str =
+    "expected an address of this machine such as 192.168.1.2, ::1, localhost or 10.0.0.1:12000";
+
+/// What is to be known of how keys are placed.
+fn placement_notices(config: &Config, by_flag: bool) -> Vec<String> {
+    let mut notices = Vec::new();
+    if by_flag {
+        notices.push(format!(
+            "-k is {}, which libmemcached and twemproxy share; magent 0.6 placed keys otherwise, \
+             nearly all on one server: --scheme magent06-ketama keeps that",
+            config.scheme
+        ));
+    }
+    for (flag, servers) in [("-s", &config.primaries), ("-b", &config.backups)] {
+        let Ok(ring) = Ring::new(config.scheme, &config.scheme_options, servers) else {
+            continue;
+        };
+        let skew = skew::sample(&ring);
+        if skew.is_skewed() {
+            notices.push(format!(
+                "scheme {} is uneven over {flag}: {skew}",
+                config.scheme
+            ));
+        }
+    }
+    notices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_with_a_flag_can_be_set() {
+        for row in LIMITS.iter().filter(|row| row.flag.is_some()) {
+            let mut limits = Limits::default();
+            set_limit(&mut limits, row.name, row.max + 1);
+            let err = limits.check().unwrap_err().to_string();
+            assert!(
+                err.starts_with(row.name),
+                "{} sets something else: {err}",
+                row.name
+            );
+        }
+    }
+
+    #[test]
+    fn listen_addresses_are_understood() {
+        let check = |text: &str, expected: &str| {
+            let addresses = listen_addresses(text, 12_000).unwrap();
+            assert_eq!(addresses, [expected.parse().unwrap()], "{text}");
+        };
+        check("192.168.1.2", "192.168.1.2:12000");
+        check("192.168.1.2:13000", "192.168.1.2:13000");
+        check("::1", "[::1]:12000");
+        check("[::1]", "[::1]:12000");
+        check("[::1]:13000", "[::1]:13000");
+        for text in ["", "192.168.1.2:0", "192.168.1.2:x", "[::1"] {
+            let err = listen_addresses(text, 12_000).unwrap_err().to_string();
+            assert_eq!(err, format!("-l {text}: {LISTEN_EXPECTED}"));
+        }
+    }
+}
