@@ -1,0 +1,113 @@
+//! Load generator and side-by-side comparison of memcached proxies.
+//!
+//! ```text
+//! main -> compare ──> process, peer      backends and proxies as children
+//!              │ └──> report, stats      medians, ratios, tables
+//!              └────> measure ──> meter      CPU and memory from /proc
+//!                             └──> generator ──> connection ──> wire, keys
+//! ```
+//!
+//! How to read the figures is in README.md.
+
+mod cli;
+mod compare;
+mod connection;
+mod generator;
+mod interrupt;
+mod keys;
+mod measure;
+mod meter;
+mod peer;
+mod preload;
+mod process;
+mod report;
+mod stats;
+mod wire;
+mod workload;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail, ensure};
+use clap::Parser;
+
+use cli::{Cli, CompareArgs, LoadArgs, Task};
+use measure::Target;
+use workload::Pace;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cfg!(debug_assertions) {
+        eprintln!("bench: a debug build: its generator is too slow for figures, use --release");
+    }
+    let done = interrupt::catch().and_then(|()| match &cli.command {
+        Task::Compare(args) => compare(args),
+        Task::Load(args) => load(args),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("bench: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(args: &CompareArgs) -> Result<()> {
+    let peers: Vec<String> = args.peers().into_iter().map(|peer| peer.name).collect();
+    let mut sorted = peers.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    ensure!(
+        sorted.len() == peers.len(),
+        "two peers with one name in {}",
+        peers.join(", ")
+    );
+    if args.assert_max.is_some() {
+        ensure!(
+            peers.contains(&args.baseline),
+            "--assert-max needs the peer {}",
+            args.baseline
+        );
+    }
+    let outcome = compare::compare(args)?;
+    let summaries = report::summarise(&outcome, &peers, &args.baseline);
+    print!("{}", report::render(&summaries));
+    if let Some(path) = &args.json {
+        report::write_json(path, &outcome, &summaries)?;
+    }
+    if let Some(path) = &args.csv {
+        report::write_csv(path, &outcome.runs)?;
+    }
+    let mut failures = outcome.failures;
+    if let Some(limit) = args.assert_max {
+        failures.extend(report::exceeding(&summaries, limit));
+    }
+    ensure!(failures.is_empty(), "failed:\n  {}", failures.join("\n  "));
+    Ok(())
+}
+
+fn load(args: &LoadArgs) -> Result<()> {
+    let workload = args.shape.apply(&args.workload)?;
+    if workload.pace == Pace::HalfOfBaseline {
+        bail!("there is no baseline to take half of: name a --rate");
+    }
+    process::raise_open_files(u64::from(workload.connections) + 100)?;
+    if workload.reads() && !args.no_preload {
+        preload::preload(&workload, &args.targets)?;
+    }
+    let target = Target {
+        addresses: args.targets.clone(),
+        proxy_pid: args.pid,
+        backend_pids: Vec::new(),
+    };
+    let run = measure::measure(&workload, &target, args.timing())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&run)?);
+    } else {
+        print!("{}", report::render_run(&run));
+    }
+    match run.fault() {
+        Some(fault) => bail!("{fault}"),
+        None => Ok(()),
+    }
+}
