@@ -25,7 +25,7 @@ impl Memcached {
     pub(crate) fn start_at(endpoint: Endpoint, options: &[&str]) -> Self {
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         let process = spawn(&endpoint, &options);
-        let memcached = Self {
+        let mut memcached = Self {
             endpoint,
             options,
             process,
@@ -81,9 +81,20 @@ impl Memcached {
             .unwrap()
     }
 
-    fn wait_until_ready(&self) {
-        wait_until("memcached listens", || self.endpoint.connect().is_ok());
-        self.client().ask(b"mn\r\n", b"MN\r\n");
+    /// Until it answers. Once in a few thousand starts the first connection was reset; one that has ended
+    /// is started again.
+    fn wait_until_ready(&mut self) {
+        wait_until("memcached answers", || {
+            if self.process.exited().is_some() {
+                self.process = spawn(&self.endpoint, &self.options);
+            }
+            Client::try_connect(&self.endpoint).is_ok_and(|mut client| {
+                client.try_send(b"mn\r\n").is_ok()
+                    && client
+                        .until_meta_noop()
+                        .is_ok_and(|before| before.is_empty())
+            })
+        });
     }
 }
 
