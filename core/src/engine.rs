@@ -429,7 +429,7 @@ impl Engine {
             self.release(exchange);
         }
         for exchange in std::mem::take(&mut self.held) {
-            self.answer_write(now, exchange);
+            self.answer_write(exchange);
             self.release(exchange);
         }
         self.finish_held_broadcasts();
@@ -506,7 +506,7 @@ impl Engine {
                 break;
             }
             self.count(Counter::Timeouts);
-            self.expire_exchange(now, oldest);
+            self.expire_exchange(oldest);
         }
         self.expire_broadcasts(now);
         if self.backends_due.is_some_and(|due| due <= now) {

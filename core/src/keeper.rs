@@ -280,12 +280,6 @@ impl Keeper {
         }
     }
 
-    /// Since when each backend is in its phase.
-    #[must_use]
-    pub fn since(&self, backend: BackendId) -> Time {
-        self.backends[backend.index()].since
-    }
-
     /// A worker has something to say.
     pub fn on_report(&mut self, now: Time, worker: WorkerId, report: Report) {
         match report {

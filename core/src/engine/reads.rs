@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// The time of an exchange is up: it is answered with what is left to say.
-    pub(super) fn expire_exchange(&mut self, now: Time, exchange: ExchangeId) {
+    pub(super) fn expire_exchange(&mut self, exchange: ExchangeId) {
         if self.exchanges[exchange].streamed {
             self.break_off(exchange);
             return;
@@ -162,6 +162,6 @@ impl Engine {
             }
         }
         self.complete(exchange);
-        self.forget_waiting_write(now, exchange);
+        self.forget_waiting_write(exchange);
     }
 }

@@ -53,14 +53,14 @@ impl Engine {
     pub(super) fn start_write(&mut self, now: Time, exchange: ExchangeId) {
         let this = &self.exchanges[exchange];
         if this.done {
-            self.finish_write(now, exchange);
+            self.finish_write(exchange);
             return;
         }
         let (primary, backup, class) = (this.primary, this.backup, this.write.class);
         let plan = self.plan(primary, backup);
         let Some(authority) = plan.authority else {
             self.trace_route(exchange, verb_of(class), plan);
-            self.refuse_write(now, exchange);
+            self.refuse_write(exchange);
             return;
         };
         let parallel = match class {
@@ -166,7 +166,7 @@ impl Engine {
             Stage::Parallel => self.after_parallel(now, exchange),
             Stage::Deciding => self.after_decision(now, exchange),
             Stage::Copying => self.after_copy(now, exchange),
-            Stage::Mending => self.write_is_over(now, exchange),
+            Stage::Mending => self.write_is_over(exchange),
             Stage::Waiting | Stage::Over => unreachable!("nothing was sent in {:?}", write.stage),
         }
     }
@@ -201,7 +201,7 @@ impl Engine {
             // memcached drops the old item when it refuses a new one; the other copy has to go too.
             self.mend(now, exchange, &[Some(write.authority), write.follower]);
         } else {
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
         }
     }
 
@@ -216,7 +216,7 @@ impl Engine {
             return;
         }
         let Some(backup) = backup else {
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
             return;
         };
         let refused_store = verdict == Verdict::Refused && write.class == Class::Store;
@@ -237,10 +237,10 @@ impl Engine {
         if refused_store {
             self.mend(now, exchange, &[Some(write.authority), Some(partner)]);
         } else if !copied {
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
         } else if self.standing(partner) == Standing::Absent {
             self.remember(exchange, partner);
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
         } else {
             self.copy_outcome(now, exchange, partner);
         }
@@ -261,7 +261,7 @@ impl Engine {
                 exchange,
                 b"SERVER_ERROR backend failed before it answered\r\n",
             );
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
             return;
         }
         self.drop_reply(exchange);
@@ -303,7 +303,7 @@ impl Engine {
             }
         };
         if agrees {
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
         } else {
             self.mend(now, exchange, &[write.follower]);
         }
@@ -333,19 +333,19 @@ impl Engine {
         }
         self.scratch = line;
         if self.exchanges[exchange].write.legs == 0 {
-            self.write_is_over(now, exchange);
+            self.write_is_over(exchange);
         }
     }
 
     /// All backends have answered.
-    fn write_is_over(&mut self, now: Time, exchange: ExchangeId) {
+    fn write_is_over(&mut self, exchange: ExchangeId) {
         self.exchanges[exchange].write.stage = Stage::Over;
         if self.breaks.has(Break::RememberWhenSending) {
             self.remember_late(exchange);
         }
         self.free_payload(exchange);
-        self.finish_write(now, exchange);
-        self.answer_write(now, exchange);
+        self.finish_write(exchange);
+        self.answer_write(exchange);
     }
 
     /// What [`Break::RememberWhenSending`] does instead.
@@ -357,7 +357,7 @@ impl Engine {
     }
 
     /// Gives up what the write held of the worker: its lock and its place among those under way.
-    fn finish_write(&mut self, _now: Time, exchange: ExchangeId) {
+    fn finish_write(&mut self, exchange: ExchangeId) {
         self.uncount(exchange);
         let this = &mut self.exchanges[exchange];
         if std::mem::take(&mut this.write.holds_lock) {
@@ -379,7 +379,7 @@ impl Engine {
     }
 
     /// Answers the client, or holds the answer until nobody reads a backend that does not know of it.
-    pub(super) fn answer_write(&mut self, _now: Time, exchange: ExchangeId) {
+    pub(super) fn answer_write(&mut self, exchange: ExchangeId) {
         let this = &self.exchanges[exchange];
         if this.done {
             return;
@@ -394,7 +394,7 @@ impl Engine {
         self.complete(exchange);
     }
 
-    fn refuse_write(&mut self, now: Time, exchange: ExchangeId) {
+    fn refuse_write(&mut self, exchange: ExchangeId) {
         self.count(Counter::DeadKeys);
         self.free_payload(exchange);
         let reply = if self.exchanges[exchange].write.form == Form::Values {
@@ -404,7 +404,7 @@ impl Engine {
             NOBODY_UP
         };
         self.set_reply(exchange, reply);
-        self.finish_write(now, exchange);
+        self.finish_write(exchange);
         self.complete(exchange);
     }
 
@@ -417,11 +417,11 @@ impl Engine {
     }
 
     /// A write was answered at its deadline. If it was never sent it never will be.
-    pub(super) fn forget_waiting_write(&mut self, now: Time, exchange: ExchangeId) {
+    pub(super) fn forget_waiting_write(&mut self, exchange: ExchangeId) {
         let this = &self.exchanges[exchange];
         if this.write.holds_lock && this.write.stage == Stage::Waiting {
             self.free_payload(exchange);
-            self.finish_write(now, exchange);
+            self.finish_write(exchange);
         }
     }
 }
