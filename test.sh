@@ -6,14 +6,15 @@
 #   ./test.sh --list     the parts
 #
 # Output of each part is kept in target/test-logs. The last line is `N passed, N failed`: a check counts as
-# one, cargo's tests as many as they are. Exits 1 if anything failed.
+# one, cargo's tests and the clients' suites as many as they are. Exits 1 if anything failed.
 set -uo pipefail
 cd "$(dirname "$0")"
 
 # What the tests talk to or through: servers, clients of other languages, and a compiler for libfuzzer.
 packages=(memcached libmemcached-tools nutcracker php-cli php-memcache php-memcached
-  python3-pymemcache python3-pylibmc g++)
-parts=(setup fmt clippy doc fuzz sim test)
+  python3-pymemcache python3-pylibmc python3-venv ruby ruby-dalli
+  golang-go golang-github-bradfitz-gomemcache-dev g++)
+parts=(setup fmt clippy doc fuzz sim test suites)
 logs=target/test-logs
 passed=0
 failed=0
@@ -28,6 +29,7 @@ fuzz     builds the fuzz targets
 sim      the simulator: 1,000 fixed seeds and 200 fresh ones
 test     cargo test of the whole workspace, end-to-end tests included
 e2e      the end-to-end tests alone (part of `test`)
+suites   real clients' own suites, directly and through the proxy; installs them below target/suites
 EOF
 }
 
@@ -44,6 +46,8 @@ part_setup() {
   for package in "${packages[@]}"; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
+  # Node.js often comes from elsewhere, and then Debian's npm cannot be installed beside it.
+  command -v npm >/dev/null || missing+=(nodejs npm)
   if [ ${#missing[@]} -gt 0 ]; then
     echo "installing ${missing[*]}"
     # The lists may be missing or out of date; fetching them takes a while, so only if need be.
@@ -76,6 +80,10 @@ part_test() { cargo test --workspace --locked --no-fail-fast; }
 
 part_e2e() { cargo test --package magent --test e2e --locked --no-fail-fast; }
 
+part_suites() {
+  cargo build --package magent --locked && suites/run.py --magent "${MAGENT_BIN:-target/debug/magent}"
+}
+
 # Adds up the `test result:` lines of a log. A test that was skipped has not passed.
 count_tests() {
   local log=$1 status=$2 part_passed part_failed
@@ -98,7 +106,7 @@ run_part() {
   echo "=== $part"
   "part_$part" 2>&1 | tee "$logs/$part.log" || status=1
   case $part in
-    test | e2e) count_tests "$logs/$part.log" "$status" ;;
+    test | e2e | suites) count_tests "$logs/$part.log" "$status" ;;
     *) if [ "$status" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi ;;
   esac
   [ "$status" = 0 ] || verdict=FAILED
