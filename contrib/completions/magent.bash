@@ -35,7 +35,7 @@ _magent() {
 
     case "${cmd}" in
         magent)
-            opts="-l -p -f -a -s -b -k -u -g -D -v -n -i -h -V --listen --port --socket --socket-mode --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --no-flush --read-error --user --group --foreground --threads --pid-file --verbose --log-file --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --max-clients --max-backend-connections --help --version demo route man completions"
+            opts="-l -p -f -a -s -b -k -u -g -D -v -n -i -h -V --listen --port --socket --socket-mode --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --backup-placement --no-flush --read-error --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --max-clients --max-backend-connections --help --version demo route man completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -127,6 +127,29 @@ _magent() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --backup-placement)
+                    COMPREPLY=($(compgen -W "apart hash" -- "${cur}"))
+                    return 0
+                    ;;
+                --hedge-ms)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --heal-rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on-overflow)
+                    COMPREPLY=($(compgen -W "flush stay-down" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
                 --user)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -175,6 +198,14 @@ _magent() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --on-event)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --event-webhook)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --request-ms)
@@ -283,7 +314,7 @@ _magent() {
             return 0
             ;;
         magent__subcmd__route)
-            opts="-s -b -k -l -p -f -a -u -g -D -v -n -i -h --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --listen --port --socket --socket-mode --no-flush --read-error --user --group --foreground --threads --pid-file --verbose --log-file --max-clients --max-backend-connections --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --format --summary --help"
+            opts="-s -b -k -l -p -f -a -u -g -D -v -n -i -h --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --backup-placement --listen --port --socket --socket-mode --no-flush --read-error --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --max-clients --max-backend-connections --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --format --summary --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -319,6 +350,10 @@ _magent() {
                     ;;
                 --hash-filter)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --backup-placement)
+                    COMPREPLY=($(compgen -W "apart hash" -- "${cur}"))
                     return 0
                     ;;
                 --listen)
@@ -375,6 +410,25 @@ _magent() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --hedge-ms)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --heal-rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on-overflow)
+                    COMPREPLY=($(compgen -W "flush stay-down" -- "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
                 --user)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -423,6 +477,14 @@ _magent() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --on-event)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --event-webhook)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --max-clients)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_magent_global_optspecs
-    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= no-flush read-error u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
+    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= backup-placement= no-flush read-error hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
 end
 
 function __fish_magent_needs_command
@@ -34,11 +34,20 @@ complete -c magent -n "__fish_magent_needs_command" -l scheme -d 'How keys are p
 complete -c magent -n "__fish_magent_needs_command" -l hash-tag -d 'twemproxy\'s hash_tag: place keys by what is between X and Y, such as {}' -r
 complete -c magent -n "__fish_magent_needs_command" -l hash-seed -d 'memcached proxy\'s seed, for schemes with xxh3' -r
 complete -c magent -n "__fish_magent_needs_command" -l hash-filter -d 'memcached proxy\'s filter: stop:STRING or tags:XY' -r
+complete -c magent -n "__fish_magent_needs_command" -l backup-placement -d 'apart: a key\'s backup is on another host than its primary; hash: anywhere' -r -f -a "apart\t''
+hash\t''"
+complete -c magent -n "__fish_magent_needs_command" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
+complete -c magent -n "__fish_magent_needs_command" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
+complete -c magent -n "__fish_magent_needs_command" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
+stay-down\t''"
+complete -c magent -n "__fish_magent_needs_command" -l state-dir -d 'Directory to remember over a restart which backends missed writes; or none' -r -f -a "(__fish_complete_directories)"
 complete -c magent -n "__fish_magent_needs_command" -s u -l user -d 'User, by name or number, to become once the ports are open' -r -f -a "(__fish_complete_users)"
 complete -c magent -n "__fish_magent_needs_command" -s g -l group -d 'Group, by name or number, to become; by default the user\'s own' -r
 complete -c magent -n "__fish_magent_needs_command" -l threads -d 'Worker threads [default: one per core, at most 4]' -r
 complete -c magent -n "__fish_magent_needs_command" -l pid-file -d 'File to write the process id to; one magent at a time can hold it' -r -F
 complete -c magent -n "__fish_magent_needs_command" -l log-file -d 'File to log to; by default syslog in the background' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l on-event -d 'Command for sh -c when a backend is down, returned, healed or missed too much' -r -f -a "(__fish_complete_command)"
+complete -c magent -n "__fish_magent_needs_command" -l event-webhook -d 'http or https address to post the same events to, as JSON; @FILE holds it' -r -f
 complete -c magent -n "__fish_magent_needs_command" -l request-ms -d 'Longest time from a request\'s arrival to its answer' -r
 complete -c magent -n "__fish_magent_needs_command" -l fail-ms -d 'A backend that owes an answer and sends no byte for this long, or is not connected to within it, is marked down' -r
 complete -c magent -n "__fish_magent_needs_command" -l probe-ms-min -d 'Pause before the first probe of a backend that is down' -r
@@ -69,15 +78,24 @@ complete -c magent -n "__fish_magent_using_subcommand route" -l scheme -d 'How k
 complete -c magent -n "__fish_magent_using_subcommand route" -l hash-tag -d 'twemproxy\'s hash_tag: place keys by what is between X and Y, such as {}' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l hash-seed -d 'memcached proxy\'s seed, for schemes with xxh3' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l hash-filter -d 'memcached proxy\'s filter: stop:STRING or tags:XY' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l backup-placement -d 'apart: a key\'s backup is on another host than its primary; hash: anywhere' -r -f -a "apart\t''
+hash\t''"
 complete -c magent -n "__fish_magent_using_subcommand route" -s l -l listen -d 'Address to listen on; repeat it or separate several by commas' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_using_subcommand route" -s p -l port -d 'TCP port to listen on; 0 for none' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -s f -l socket -d 'Unix socket to listen on as well, or alone with -p 0' -r -F
 complete -c magent -n "__fish_magent_using_subcommand route" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
+stay-down\t''"
+complete -c magent -n "__fish_magent_using_subcommand route" -l state-dir -d 'Directory to remember over a restart which backends missed writes; or none' -r -f -a "(__fish_complete_directories)"
 complete -c magent -n "__fish_magent_using_subcommand route" -s u -l user -d 'User, by name or number, to become once the ports are open' -r -f -a "(__fish_complete_users)"
 complete -c magent -n "__fish_magent_using_subcommand route" -s g -l group -d 'Group, by name or number, to become; by default the user\'s own' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l threads -d 'Worker threads [default: one per core, at most 4]' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l pid-file -d 'File to write the process id to; one magent at a time can hold it' -r -F
 complete -c magent -n "__fish_magent_using_subcommand route" -l log-file -d 'File to log to; by default syslog in the background' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l on-event -d 'Command for sh -c when a backend is down, returned, healed or missed too much' -r -f -a "(__fish_complete_command)"
+complete -c magent -n "__fish_magent_using_subcommand route" -l event-webhook -d 'http or https address to post the same events to, as JSON; @FILE holds it' -r -f
 complete -c magent -n "__fish_magent_using_subcommand route" -s n -l max-clients -d 'Client connections, over all workers' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -s i -l max-backend-connections -d 'Connections to one backend, over all workers' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l request-ms -d 'Longest time from a request\'s arrival to its answer' -r

@@ -41,6 +41,12 @@ pub struct Config {
     pub flush: Flush,
     /// What a read is told when every backend of its key is down.
     pub dead_read: DeadRead,
+    /// When a read is asked at a second backend as well.
+    pub hedge: Hedge,
+    /// What becomes of a backend that missed more than can be remembered.
+    pub on_overflow: OnOverflow,
+    /// Whether a key's backup may be on its primary's host.
+    pub backup_placement: BackupPlacement,
     /// What `stats` says about the process.
     pub process: ProcessInfo,
     /// Whether the engine reports where each request went (`-v`).
@@ -74,6 +80,35 @@ pub enum DeadRead {
     Miss,
     /// `SERVER_ERROR`. A multi-key get still sees a miss: clients lose step on an error among values.
     Error,
+}
+
+/// When a read that its backend has not begun to answer is asked at the key's other backend too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// After a delay that follows what answers take, so that few reads are asked twice.
+    Auto,
+    /// Never, until the backend is down.
+    Off,
+    /// After this many milliseconds, at least 1.
+    AfterMs(u64),
+}
+
+/// What becomes of a backend that missed acknowledged writes which cannot be named any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOverflow {
+    /// It is flushed when it returns.
+    Flush,
+    /// It stays down until the operator has dealt with it.
+    StayDown,
+}
+
+/// Which backups a key may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupPlacement {
+    /// One on another host than its primary, where there is one.
+    Apart,
+    /// The one that the scheme names, unless it is the primary itself.
+    Hash,
 }
 
 /// Why a configuration is refused.
@@ -168,6 +203,9 @@ impl Config {
             limits: Limits::default(),
             flush: Flush::Allowed,
             dead_read: DeadRead::Miss,
+            hedge: Hedge::Auto,
+            on_overflow: OnOverflow::Flush,
+            backup_placement: BackupPlacement::Apart,
             process: ProcessInfo::default(),
             trace_routes: false,
             breaks: Breaks::default(),
@@ -226,6 +264,9 @@ pub struct Limit {
     /// What it bounds and why the default is what it is.
     pub reason: &'static str,
 }
+
+/// The one flag of two limits: items, then bytes.
+pub const HEAL_RATE: &str = "--heal-rate";
 
 macro_rules! limits {
     ($($name:ident = $default:literal, $min:literal ..= $max:literal, $flag:expr, $reason:literal;)+) => {
@@ -311,11 +352,21 @@ limits! {
     gather_us = 1_000, 1..=1_000_000, None,
         "Microseconds after which the next gathered get leaves without waiting for the one in flight.";
     remembered_keys_max = 1_048_576, 1..=1_073_741_824, Some("--remember-keys"),
-        "Keys remembered per absent backend, over all workers. Beyond it the backend is flushed when it returns.";
+        "Keys remembered per absent backend, over all workers. Beyond it the backend is flushed when it returns, or stays down (--on-overflow).";
     remembered_len_max = 67_108_864, 1_024..=1_099_511_627_776, None,
         "Bytes of the keys remembered per absent backend, over all workers.";
     purge_window = 256, 1..=65_536, None,
         "Purge deletes in flight per worker to a backend that has returned.";
+    heal_items_per_s = 20_000, 1..=10_000_000, Some(HEAL_RATE),
+        "Items per second that are copied to a backend that has returned. 100,000 small items take 5 s, and clients keep most of the partner's attention.";
+    heal_bytes_per_s = 52_428_800, 65_536..=1_099_511_627_776, Some(HEAL_RATE),
+        "Bytes per second of these copies, over all backends that are catching up. Less than half of a gigabit link.";
+    heal_keys_max = 1_048_576, 1..=1_073_741_824, None,
+        "Keys found by a walk that wait for their copy. Beyond it the walk is ended and resumed later: a memcached whose walk nobody reads holds up writes.";
+    heal_keys_len_max = 67_108_864, 1_024..=1_099_511_627_776, None,
+        "Bytes of these keys.";
+    heal_window = 64, 1..=65_536, None,
+        "Keys that are being copied to a backend at the same time.";
 }
 
 #[cfg(test)]

@@ -7,15 +7,19 @@
 //!
 //! - At most one backend is the authority for a key, and only one that is in step ([`plan`], tested over
 //!   all rows).
-//! - A backend that is both primary and backup of a list never backs itself up: the next backup of the
-//!   ring is taken ([`Placement::route`]).
+//! - A backend that is both primary and backup of a list never backs itself up, nor does another on its
+//!   host if there is a choice: the next backup of the ring is taken ([`Placement::route`]).
 //! - A View never changes; the keeper publishes another with a higher epoch.
 //!
 //! Not here: what commands do with a plan (`engine`), when a backend changes phase (`keeper`).
 
+mod apart;
+
 use crate::BackendId;
 use crate::config::Config;
 use crate::scheme::Ring;
+use apart::Apart;
+pub use apart::BackupChoice;
 
 /// Where keys live by the lists of servers alone.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct Placement {
     backups: Option<Ring>,
     primary_ids: Vec<BackendId>,
     backup_ids: Vec<BackendId>,
+    apart: Apart,
 }
 
 /// Where one key lives.
@@ -56,6 +61,7 @@ impl Placement {
             backups: config.has_backups().then(|| ring(&config.backups)),
             primary_ids: config.primary_ids.clone(),
             backup_ids: config.backup_ids.clone(),
+            apart: Apart::new(config),
         }
     }
 
@@ -65,12 +71,7 @@ impl Placement {
         let primary_index = self.primaries.index(key);
         let primary = self.primary_ids[primary_index];
         let backup_index = self.backups.as_ref().and_then(|ring| {
-            let index = ring.index(key);
-            if self.backup_ids[index] == primary {
-                ring.index_where(key, |other| self.backup_ids[other] != primary)
-            } else {
-                Some(index)
-            }
+            ring.index_where(key, |index| self.apart.accepts(primary_index, index))
         });
         let backup = backup_index.map(|index| self.backup_ids[index]);
         Route {
@@ -79,6 +80,18 @@ impl Placement {
             primary,
             backup,
         }
+    }
+
+    /// What the list of backups leaves to the keys of a primary, by its index.
+    #[must_use]
+    pub fn backup_choice(&self, primary_index: usize) -> BackupChoice {
+        self.apart.choice(primary_index)
+    }
+
+    /// The backup that the scheme names for `key`, by its index, whoever its primary is.
+    #[must_use]
+    pub fn backup_by_scheme(&self, key: &[u8]) -> Option<usize> {
+        self.backups.as_ref().map(|ring| ring.index(key))
     }
 }
 

@@ -8,23 +8,27 @@
 //!
 //! Adding a flag: an [`Arg`] here, its use in `options`, `UPDATE_GOLDEN=1 cargo test --test cli`.
 
+mod values;
+
 use std::ffi::OsString;
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::Result;
-use clap::builder::{EnumValueParser, PossibleValue};
+use clap::builder::EnumValueParser;
 use clap::error::ErrorKind as UsageErrorKind;
-use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, ValueHint, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
-use magent_core::config::{LIMITS, Limit};
-use magent_core::scheme::{HashFilter, HashTag, SCHEMES, Scheme, SchemeError, WeightUse};
+use magent_core::config::{BackupPlacement, HEAL_RATE, LIMITS, Limit, OnOverflow};
+use magent_core::scheme::{HashFilter, HashTag, SCHEMES, WeightUse};
 use magent_core::server::ServerSpec;
 
-use crate::options::{DemoOptions, Options, RouteOptions, RouteOutput};
+use crate::options::{DemoOptions, Options, RouteOptions, RouteOutput, StateDir};
+pub(crate) use values::{HealRate, SchemeArg};
+use values::{Unit, hedge, number, octal, one_of, without_subject};
 
 /// What the command line asks for.
 pub(crate) enum Action {
@@ -154,6 +158,7 @@ fn command() -> Command {
         .args(servers())
         .args(placement())
         .args(behaviour())
+        .args(healing())
         .args(process())
         .args(logging())
         .next_help_heading("Limits and timeouts")
@@ -169,8 +174,9 @@ const LISTENING: &str = "Where clients connect";
 const SERVERS: &str = "memcached servers";
 const PLACEMENT: &str = "Which server has a key";
 const BEHAVIOUR: &str = "What clients may do and see";
+const HEALING: &str = "When a backend fails and returns";
 const PROCESS: &str = "Process";
-const LOGGING: &str = "Log";
+const LOGGING: &str = "Log and events";
 
 /// What is said if there is no `-s`.
 pub(crate) const NO_PRIMARY: &str = "no memcached server given: name each with -s, for example
@@ -286,7 +292,7 @@ fn servers() -> [Arg; 2] {
     ]
 }
 
-fn placement() -> [Arg; 5] {
+fn placement() -> [Arg; 6] {
     [
         Arg::new("ketama")
             .short('k')
@@ -329,6 +335,19 @@ fn placement() -> [Arg; 5] {
                 "memcached proxy's filter. stop:STRING places keys by what precedes STRING \
                  (mcrouter's users need stop:|#|), tags:XY by what is between X and Y",
             ),
+        text("backup-placement", "HOW")
+            .value_parser(one_of([
+                ("apart", BackupPlacement::Apart),
+                ("hash", BackupPlacement::Hash),
+            ]))
+            .default_value("apart")
+            .help("apart: a key's backup is on another host than its primary; hash: anywhere")
+            .long_help(
+                "Where a key's backup is. apart: where it would be on the host of the key's \
+                 primary, the next backup that is on another one is taken, if there is one; hosts \
+                 are compared as they are written, the port and loopback do not count. hash: \
+                 wherever the scheme puts it, as magent 0.6 does",
+            ),
     ]
     .map(|arg| arg.help_heading(PLACEMENT))
 }
@@ -345,6 +364,54 @@ fn behaviour() -> [Arg; 2] {
             .help("Answer reads with an error if primary and backup are down; else they miss"),
     ]
     .map(|arg| arg.help_heading(BEHAVIOUR))
+}
+
+fn healing() -> [Arg; 4] {
+    [
+        text("hedge-ms", "MS")
+            .value_parser(hedge)
+            .default_value("auto")
+            .help("Wait for an answer to a read before the backup is asked too; 0 for never")
+            .long_help(
+                "Longest wait for the first byte of an answer to a read before the key's other \
+                 backend is asked as well. auto follows what answers take, so that few reads are \
+                 asked twice; 0 switches it off. It must be less than --fail-ms",
+            ),
+        text("heal-rate", "ITEMS[,BYTES]")
+            .value_parser(HealRate::from_str)
+            .default_value(HealRate::default().to_string())
+            .help("Items, and bytes, a second that are copied to a backend that has returned")
+            .long_help(
+                "Items, and bytes of them, a second that are copied to a backend that has \
+                 returned, so that it catches up without slowing down clients. With ITEMS alone \
+                 the bytes stay at their default",
+            ),
+        text("on-overflow", "WHAT")
+            .value_parser(one_of([
+                ("flush", OnOverflow::Flush),
+                ("stay-down", OnOverflow::StayDown),
+            ]))
+            .default_value("flush")
+            .help("What becomes of a backend that missed more than can be remembered")
+            .long_help(
+                "What becomes of a backend that missed more acknowledged writes than can be \
+                 remembered (--remember-keys) when it returns. flush: it is emptied and gets its \
+                 items from its partner. stay-down: it is not used until it was restarted empty",
+            ),
+        Arg::new("state-dir")
+            .long("state-dir")
+            .value_name("DIR")
+            .value_parser(StateDir::from_str)
+            .value_hint(ValueHint::DirPath)
+            .help("Directory to remember over a restart which backends missed writes; or none")
+            .long_help(
+                "Directory for a small file that names the backends that have missed writes, so \
+                 that a proxy that was killed meanwhile does not read old data from them. It is \
+                 made if it is not there. By default /var/lib/magent if that is there and can be \
+                 written. none, or an empty DIR, switches it off",
+            ),
+    ]
+    .map(|arg| arg.help_heading(HEALING))
 }
 
 fn process() -> Vec<Arg> {
@@ -378,7 +445,7 @@ fn process() -> Vec<Arg> {
     .collect()
 }
 
-fn logging() -> [Arg; 2] {
+fn logging() -> [Arg; 4] {
     [
         verbose(),
         path("log-file")
@@ -387,6 +454,16 @@ fn logging() -> [Arg; 2] {
                 "File to log to, opened again on SIGHUP. By default standard error with -D, and \
                  syslog in the background; where there is no syslog, /var/log/magent.log or a \
                  file in the temporary directory, and magent says which",
+            ),
+        text("on-event", "COMMAND")
+            .value_hint(ValueHint::CommandString)
+            .help("Command for sh -c when a backend is down, returned, healed or missed too much"),
+        text("event-webhook", "URL")
+            .value_hint(ValueHint::Url)
+            .help("http or https address to post the same events to, as JSON; @FILE holds it")
+            .long_help(
+                "http or https address to post the same events to, as JSON. @FILE reads it from a \
+                 file, so that a secret in it is not seen in the list of processes",
             ),
     ]
     .map(|arg| arg.help_heading(LOGGING))
@@ -400,8 +477,15 @@ fn verbose() -> Arg {
         .help("Log the route of each request, with shortened keys; -vv with whole keys")
 }
 
+/// Limits with a flag each.
+pub(crate) fn own_flags() -> impl Iterator<Item = &'static Limit> {
+    LIMITS
+        .iter()
+        .filter(|row| row.flag.is_some_and(|flag| flag != HEAL_RATE))
+}
+
 fn limits() -> impl Iterator<Item = Arg> {
-    LIMITS.iter().filter_map(|row| {
+    own_flags().filter_map(|row| {
         let long = row.flag?.trim_start_matches('-');
         let unit = Unit::of(row);
         // The table's reasons are documentation with backquotes, and begin with a sentence that
@@ -449,6 +533,7 @@ fn route() -> Command {
     let unused = listening()
         .into_iter()
         .chain(behaviour())
+        .chain(healing())
         .chain(process())
         .chain(logging());
     let unused = unused
@@ -535,134 +620,6 @@ fn path(id: &'static str) -> Arg {
         .value_hint(ValueHint::FilePath)
 }
 
-impl ValueEnum for RouteOutput {
-    /// `--format`; the summary has a flag of its own.
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Text, Self::Csv]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        match self {
-            Self::Text => Some(PossibleValue::new("text")),
-            Self::Csv => Some(PossibleValue::new("csv")),
-            Self::Summary => None,
-        }
-    }
-}
-
-/// What `--scheme` takes.
-#[derive(Clone)]
-pub(crate) enum SchemeArg {
-    /// Print them all.
-    List,
-    /// Use this one.
-    One(Scheme),
-}
-
-impl FromStr for SchemeArg {
-    type Err = SchemeError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "list" {
-            Ok(Self::List)
-        } else {
-            text.parse().map(Self::One)
-        }
-    }
-}
-
-/// The core names what is wrong and says what is; here the parser has already named it.
-fn without_subject(err: &SchemeError) -> String {
-    let message = err.to_string();
-    message
-        .split_once("\": ")
-        .map_or_else(|| message.clone(), |(_, problem)| problem.to_owned())
-}
-
-fn number<N: FromStr + Ord + Copy + Display>(text: &str, min: N, max: N) -> Result<N, String> {
-    match text.parse() {
-        Ok(number) if (&min..=&max).contains(&&number) => Ok(number),
-        Ok(_) | Err(_) => Err(format!("expected a number from {min} to {max}")),
-    }
-}
-
-fn octal(text: &str) -> Result<u32, String> {
-    match u32::from_str_radix(text, 8) {
-        Ok(mode @ 0..=0o777) => Ok(mode),
-        Ok(_) | Err(_) => Err("expected permissions in octal, such as 700 or 0770".to_owned()),
-    }
-}
-
-/// What a limit is counted in, as its name says.
-#[derive(Clone, Copy)]
-enum Unit {
-    Count,
-    Milliseconds,
-    Bytes,
-}
-
-impl Unit {
-    fn of(limit: &Limit) -> Self {
-        if limit.name.split('_').any(|part| part == "ms") {
-            Self::Milliseconds
-        } else if limit.name.contains("_len") || limit.name.starts_with("memory") {
-            Self::Bytes
-        } else {
-            Self::Count
-        }
-    }
-
-    const fn value_name(self) -> &'static str {
-        match self {
-            Self::Count => "N",
-            Self::Milliseconds => "MS",
-            Self::Bytes => "BYTES",
-        }
-    }
-
-    fn parse(self, text: &str, limit: &Limit) -> Result<u64, String> {
-        let (digits, factor) = match (self, text.char_indices().next_back()) {
-            (Self::Bytes, Some((at, 'k' | 'K'))) => (&text[..at], 1 << 10),
-            (Self::Bytes, Some((at, 'm' | 'M'))) => (&text[..at], 1 << 20),
-            (Self::Bytes, Some((at, 'g' | 'G'))) => (&text[..at], 1 << 30),
-            (Self::Bytes | Self::Count | Self::Milliseconds, _) => (text, 1),
-        };
-        let value = digits
-            .parse::<u64>()
-            .ok()
-            .and_then(|value| value.checked_mul(factor));
-        value
-            .filter(|value| (limit.min..=limit.max).contains(value))
-            .ok_or_else(|| {
-                let what = match self {
-                    Self::Count => "a number",
-                    Self::Milliseconds => "milliseconds",
-                    Self::Bytes => "bytes (or with k, m or g)",
-                };
-                format!(
-                    "expected {what} from {} to {}",
-                    self.write(limit.min),
-                    self.write(limit.max)
-                )
-            })
-    }
-
-    /// So that it reads well and parses to the same.
-    fn write(self, value: u64) -> String {
-        let suffix = |(shift, suffix): (u32, &str)| {
-            let whole = value >> shift;
-            (whole > 0 && whole << shift == value).then(|| format!("{whole}{suffix}"))
-        };
-        match self {
-            Self::Bytes => [(30, "g"), (20, "m"), (10, "k")]
-                .into_iter()
-                .find_map(suffix),
-            Self::Count | Self::Milliseconds => None,
-        }
-        .unwrap_or_else(|| value.to_string())
-    }
-}
-
 /// `--scheme list`.
 fn scheme_list() -> String {
     let mut list = String::from(SCHEME_LIST_HEAD);
@@ -718,40 +675,6 @@ mod tests {
             for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
                 assert!(arg.get_help().is_some(), "{} {arg}", command.get_name());
             }
-        }
-    }
-
-    #[test]
-    fn bytes_have_suffixes() {
-        let limit = Limit {
-            name: "memory_max",
-            default: 1 << 30,
-            min: 1 << 10,
-            max: 1 << 40,
-            flag: None,
-            reason: "",
-        };
-        let unit = Unit::of(&limit);
-        for (text, value) in [
-            ("1024", 1 << 10),
-            ("1k", 1 << 10),
-            ("3M", 3 << 20),
-            ("2g", 2 << 30),
-        ] {
-            assert_eq!(unit.parse(text, &limit), Ok(value), "{text}");
-            assert_eq!(unit.parse(&unit.write(value), &limit), Ok(value), "{text}");
-        }
-        for text in [
-            "",
-            "k",
-            "1023",
-            "-1",
-            "1t",
-            "99999999999999999999g",
-            "18446744073709551615k",
-        ] {
-            let expected = "expected bytes (or with k, m or g) from 1k to 1024g";
-            assert_eq!(unit.parse(text, &limit).unwrap_err(), expected, "{text}");
         }
     }
 }

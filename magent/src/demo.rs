@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::{self, Action};
 use crate::log::Verbosity;
-use crate::options::{DemoOptions, Options};
+use crate::options::{DemoOptions, Options, StateDir};
 
 /// As in the drawing of the README: three primaries, two backups.
 const PRIMARIES: usize = 3;
@@ -50,13 +50,15 @@ pub(crate) fn start(options: &DemoOptions) -> Result<Options> {
         port => port,
     };
     let command = command_line(port, options.verbosity, &addresses);
-    let proxy = match cli::parse(command.iter().map(OsString::from)) {
+    let mut proxy = match cli::parse(command.iter().map(OsString::from)) {
         Ok(Action::Serve(options)) => *options,
         Ok(_) | Err(_) => bail!(
             "the demo's command line is not understood: {}",
             command.join(" ")
         ),
     };
+    // The nodes end with the proxy, so that there is nothing to remember.
+    proxy.run.state_dir = StateDir::Off;
     std::thread::Builder::new()
         .name("nodes".to_owned())
         .spawn(move || {

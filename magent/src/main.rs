@@ -21,7 +21,7 @@ use anyhow::Result;
 
 use crate::cli::Action;
 use crate::daemon::{Detaching, PidFile, Side};
-use crate::options::{Mode, Options};
+use crate::options::{Mode, Options, StateDir};
 use crate::sys::{Assumed, HeldSignals, Room};
 
 /// The start or the run failed. Success is 0; a wrong command line is 2, as with every Unix program
@@ -58,9 +58,17 @@ fn serve(mut options: Options) -> Result<ExitCode> {
     // Before anyone can connect: whoever waits for the port finds the file.
     let _pid_file = run.pid_file.as_deref().map(PidFile::create).transpose()?;
     let listeners = listen::listeners(&options.listen, options.config.workers, &run.identity)?;
+    let state_dir = run.state_dir.create(&run.identity);
     let assumed = run.identity.assume()?;
 
     let mut notices = std::mem::take(&mut options.notices);
+    // Only the user that the process has become knows what it can write.
+    match state_dir.and_then(|()| options.run.state_dir.check()) {
+        Ok(()) => {}
+        // Nobody asked for it, and without backups there is no copy to fall behind.
+        Err(_) if options.run.state_dir == StateDir::Default && !options.config.has_backups() => {}
+        Err(err) => notices.push(StateDir::notice(&err)),
+    }
     if let Room::For { clients, notice } = room {
         options.config.limits.clients_max = clients;
         notices.push(notice);

@@ -9,6 +9,8 @@
 //!
 //! Not here: how options are spelled and explained (`cli`).
 
+mod state_dir;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,14 +19,16 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ArgMatches;
-use magent_core::config::{Config, DeadRead, Flush, LIMITS, Limits};
+use magent_core::config::{BackupPlacement, Config, DeadRead, Flush, Hedge, Limits, OnOverflow};
+use magent_core::placement::{BackupChoice, Placement};
 use magent_core::scheme::{HashFilter, HashSeed, HashTag, Ring, Scheme, SchemeOptions, skew};
 use magent_core::server::{ServerSpec, UNIX_PATH_LEN_MAX};
 
-use crate::cli::{self, SchemeArg};
+use crate::cli::{self, HealRate, SchemeArg};
 use crate::listen::{ListenOptions, UnixOptions};
 use crate::log::{LogTarget, Verbosity};
 use crate::sys::{Identity, OpenFiles};
+pub(crate) use state_dir::StateDir;
 
 /// Workers unless the operator says otherwise. More of them gather less: a request has fewer
 /// neighbours to share a packet with.
@@ -56,6 +60,21 @@ pub(crate) struct RunOptions {
     pub(crate) log: LogTarget,
     /// `-v`.
     pub(crate) verbosity: Verbosity,
+    /// `--state-dir`.
+    pub(crate) state_dir: StateDir,
+    /// `--on-event`, `--event-webhook`.
+    #[expect(dead_code, reason = "events are not sent yet")]
+    pub(crate) events: EventOptions,
+}
+
+/// Who is told of events.
+#[expect(dead_code, reason = "events are not sent yet")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EventOptions {
+    /// A command line for `sh -c`.
+    pub(crate) command: Option<String>,
+    /// Where the event is posted to, or `@` and the file that says where.
+    pub(crate) webhook: Option<String>,
 }
 
 /// Whether the shell waits.
@@ -115,6 +134,10 @@ impl Options {
         } else {
             DeadRead::Miss
         };
+        config.hedge = hedge(matches, &config.limits)?;
+        config.on_overflow = *matches
+            .get_one::<OnOverflow>("on-overflow")
+            .expect("has a default");
         let run = RunOptions::new(matches)?;
         config.trace_routes = run.verbosity >= Verbosity::Routes;
         let notices = placement_notices(&config, matches.get_flag("ketama"));
@@ -177,6 +200,14 @@ impl RunOptions {
             pid_file: absolute(matches, "pid-file")?,
             log,
             verbosity: verbosity(matches),
+            state_dir: matches
+                .get_one::<StateDir>("state-dir")
+                .cloned()
+                .unwrap_or_default(),
+            events: EventOptions {
+                command: matches.get_one("on-event").cloned(),
+                webhook: webhook(matches)?,
+            },
         })
     }
 }
@@ -244,24 +275,50 @@ fn config(matches: &ArgMatches) -> Result<Config> {
             .map(|text| HashSeed::new(text)),
         hash_filter: matches.get_one::<HashFilter>("hash-filter").cloned(),
     };
-    Ok(Config::new(
-        primaries,
-        servers("backup"),
-        scheme,
-        scheme_options,
-    )?)
+    let mut config = Config::new(primaries, servers("backup"), scheme, scheme_options)?;
+    config.backup_placement = *matches
+        .get_one::<BackupPlacement>("backup-placement")
+        .expect("has a default");
+    Ok(config)
+}
+
+fn webhook(matches: &ArgMatches) -> Result<Option<String>> {
+    let text = matches.get_one::<String>("event-webhook");
+    // The address is not repeated: it may hold a password, and this may end up in a log.
+    ensure!(
+        text.is_none_or(|text| ["http://", "https://", "@"]
+            .iter()
+            .any(|start| text.starts_with(start) && text.len() > start.len())),
+        "--event-webhook: expected an address such as http://localhost:8080/magent, or @FILE"
+    );
+    Ok(text.cloned())
+}
+
+fn hedge(matches: &ArgMatches, limits: &Limits) -> Result<Hedge> {
+    let hedge = *matches.get_one("hedge-ms").expect("has a default");
+    if let Hedge::AfterMs(hedge_ms) = hedge {
+        ensure!(
+            hedge_ms < limits.fail_ms,
+            "--hedge-ms {hedge_ms} must be less than --fail-ms, {}: after that the backend is down",
+            limits.fail_ms
+        );
+    }
+    Ok(hedge)
 }
 
 fn limits(matches: &ArgMatches) -> Limits {
     let mut limits = Limits::default();
-    for row in LIMITS.iter().filter(|row| row.flag.is_some()) {
+    for row in cli::own_flags() {
         let value = *matches.get_one(row.name).expect("has a default");
         set_limit(&mut limits, row.name, value);
     }
+    let heal_rate: &HealRate = matches.get_one("heal-rate").expect("has a default");
+    limits.heal_items_per_s = heal_rate.items_per_s;
+    limits.heal_bytes_per_s = heal_rate.bytes_per_s;
     limits
 }
 
-/// Sets the limit of that name. A test compares this with [`LIMITS`].
+/// Sets the limit of that name. A test compares this with the table of limits.
 fn set_limit(limits: &mut Limits, name: &str, value: u64) {
     let field = match name {
         "clients_max" => &mut limits.clients_max,
@@ -407,8 +464,60 @@ fn placement_notices(config: &Config, by_flag: bool) -> Vec<String> {
             ));
         }
     }
+    if config.has_backups() {
+        backup_notices(config, &Placement::new(config), &mut notices);
+    }
     notices
 }
+
+/// What is to be known of second copies that a host takes with it.
+fn backup_notices(config: &Config, placement: &Placement, notices: &mut Vec<String>) {
+    let with = |choice| {
+        let primaries = config.primaries.iter().enumerate();
+        let chosen: Vec<_> = primaries
+            .filter(|&(index, _)| placement.backup_choice(index) == choice)
+            .map(|(_, primary)| primary.address().to_string())
+            .collect();
+        (!chosen.is_empty()).then(|| chosen.join(", "))
+    };
+    if let Some(primaries) = with(BackupChoice::Nobody) {
+        notices.push(format!(
+            "keys of {primaries} have no second copy: it is the only backup itself"
+        ));
+    }
+    if let Some(primaries) = with(BackupChoice::SameHost) {
+        notices.push(format!(
+            "every backup of {primaries} is on the same host, which takes both copies of its keys \
+             with it: add a backup (-b) on another"
+        ));
+    }
+    if config.backup_placement == BackupPlacement::Apart
+        && let Some(primaries) = with(BackupChoice::Some)
+    {
+        notices.push(format!(
+            "{:.0} % of keys have another backup than scheme {} names, because that is on the host \
+             of their primary ({primaries}); \"magent route\" shows which, --backup-placement hash \
+             leaves them there",
+            moved_share(placement) * 100.0,
+            config.scheme
+        ));
+    }
+}
+
+/// Which part of made-up keys has another backup than the scheme names.
+fn moved_share(placement: &Placement) -> f64 {
+    let is_moved = |&n: &u32| {
+        // Counters alone would go round the servers in step.
+        let key = format!("user:{n}:{:08x}", n.wrapping_mul(0x9e37_79b9));
+        let by_scheme = placement.backup_by_scheme(key.as_bytes());
+        by_scheme != placement.route(key.as_bytes()).backup_index
+    };
+    let moved = (0..MOVED_SAMPLE).filter(is_moved).count();
+    f64::from(u32::try_from(moved).expect("at most MOVED_SAMPLE")) / f64::from(MOVED_SAMPLE)
+}
+
+/// Keys of the sample: enough for whole per cents.
+const MOVED_SAMPLE: u32 = 10_000;
 
 #[cfg(test)]
 mod tests {
@@ -416,7 +525,7 @@ mod tests {
 
     #[test]
     fn every_limit_with_a_flag_can_be_set() {
-        for row in LIMITS.iter().filter(|row| row.flag.is_some()) {
+        for row in cli::own_flags() {
             let mut limits = Limits::default();
             set_limit(&mut limits, row.name, row.max + 1);
             let err = limits.check().unwrap_err().to_string();
@@ -424,6 +533,39 @@ mod tests {
                 err.starts_with(row.name),
                 "{} sets something else: {err}",
                 row.name
+            );
+        }
+    }
+
+    #[test]
+    fn options_for_failures_and_returns() {
+        let with = |args: &[&str]| {
+            let args = ["magent", "-s", "a", "-b", "b"].iter().chain(args);
+            match cli::parse(args.map(OsString::from)) {
+                Ok(cli::Action::Serve(options)) => options.config,
+                Ok(_) | Err(_) => panic!("not understood"),
+            }
+        };
+        let config = with(&[]);
+        assert_eq!(config.hedge, Hedge::Auto);
+        assert_eq!(config.on_overflow, OnOverflow::Flush);
+        assert_eq!(config.backup_placement, BackupPlacement::Apart);
+        assert_eq!(config.limits, Limits::default());
+
+        assert_eq!(with(&["--hedge-ms", "0"]).hedge, Hedge::Off);
+        assert_eq!(with(&["--hedge-ms=30"]).hedge, Hedge::AfterMs(30));
+        assert_eq!(
+            with(&["--hedge-ms=0", "--hedge-ms=auto"]).hedge,
+            Hedge::Auto
+        );
+        let config = with(&["--on-overflow", "stay-down", "--backup-placement", "hash"]);
+        assert_eq!(config.on_overflow, OnOverflow::StayDown);
+        assert_eq!(config.backup_placement, BackupPlacement::Hash);
+        for (text, items, bytes) in [("7", 7, 50 << 20), ("5000,8m", 5_000, 8 << 20)] {
+            let limits = with(&["--heal-rate", text]).limits;
+            assert_eq!(
+                (limits.heal_items_per_s, limits.heal_bytes_per_s),
+                (items, bytes)
             );
         }
     }

@@ -6,12 +6,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use magent_core::BackendId;
 use magent_core::config::Config;
+use magent_core::placement::{BackupChoice, Placement, Route};
 use magent_core::scheme::Ring;
 use magent_core::server::ServerSpec;
 
 use crate::options::{RouteOptions, RouteOutput};
-use magent_core::placement::{Placement, Route};
 
 /// Prints what the options ask for.
 pub(crate) fn run(options: &RouteOptions) -> Result<ExitCode> {
@@ -105,39 +106,71 @@ fn write_text(
     keys: Keys<'_, impl BufRead>,
     mut out: impl Write,
 ) -> Result<()> {
-    let names = |servers: &[ServerSpec]| servers.iter().map(label).collect::<Vec<_>>();
-    let (primaries, backups) = (names(&config.primaries), names(&config.backups));
-    let width = |title: &str, names: &[String]| {
-        names
-            .iter()
-            .map(|name| name.len())
-            .chain([title.len()])
-            .max()
-            .unwrap_or_default()
+    let primaries = Column::new("PRIMARY", &config.primaries);
+    let backups = Column::new("BACKUP", &config.backups);
+    let moved_from = can_move(config, placement).then(|| Column::new(MOVED_FROM, &config.backups));
+    let head = moved_from.as_ref().map(|column| column.pad(column.title));
+    let mut line = |primary: &str, backup: &str, moved_from: Option<String>, key: &str| {
+        let (primary, backup) = (primaries.pad(primary), backups.pad(backup));
+        let moved_from = moved_from.map(|text| text + "  ").unwrap_or_default();
+        writeln!(out, "{primary}  {backup}  {moved_from}{key}")
     };
-    let (primary_width, backup_width) = (width("PRIMARY", &primaries), width("BACKUP", &backups));
-    writeln!(
-        out,
-        "{:primary_width$}  {:backup_width$}  KEY",
-        "PRIMARY", "BACKUP"
-    )?;
+    line(primaries.title, backups.title, head, "KEY")?;
     keys.for_each(|key| {
-        let Route {
-            primary_index,
-            backup_index,
-            ..
-        } = placement.route(key);
-        let primary = &primaries[primary_index];
-        let backup = backup_index.map_or("-", |index| &backups[index]);
-        let key = key.escape_ascii();
-        writeln!(
-            out,
-            "{primary:primary_width$}  {backup:backup_width$}  {key}"
-        )?;
+        let route = placement.route(key);
+        let primary = &primaries.names[route.primary_index];
+        let moved_from = moved_from
+            .as_ref()
+            .map(|column| column.pad(column.name(moved(placement, key, route))));
+        let key = key.escape_ascii().to_string();
+        line(primary, backups.name(route.backup_index), moved_from, &key)?;
         Ok(())
     })?;
     out.flush()?;
     Ok(())
+}
+
+/// The title of the column that is only there if backups can be moved.
+const MOVED_FROM: &str = "MOVED FROM";
+
+/// A column of servers.
+struct Column {
+    title: &'static str,
+    names: Vec<String>,
+    width: usize,
+}
+
+impl Column {
+    fn new(title: &'static str, servers: &[ServerSpec]) -> Self {
+        let names: Vec<_> = servers.iter().map(label).collect();
+        let widths = names.iter().map(String::len);
+        Self {
+            title,
+            width: widths.fold(title.len(), usize::max),
+            names,
+        }
+    }
+
+    fn name(&self, index: Option<usize>) -> &str {
+        index.map_or("-", |index| &self.names[index])
+    }
+
+    fn pad(&self, text: &str) -> String {
+        format!("{text:width$}", width = self.width)
+    }
+}
+
+/// Whether any key can have another backup than the scheme names.
+fn can_move(config: &Config, placement: &Placement) -> bool {
+    config.has_backups()
+        && (0..config.primaries.len())
+            .any(|index| placement.backup_choice(index) != BackupChoice::All)
+}
+
+/// The backup that the scheme names, if the key has another one.
+fn moved(placement: &Placement, key: &[u8], route: Route) -> Option<usize> {
+    let by_scheme = placement.backup_by_scheme(key);
+    by_scheme.filter(|_| by_scheme != route.backup_index)
 }
 
 fn label(server: &ServerSpec) -> String {
@@ -145,6 +178,13 @@ fn label(server: &ServerSpec) -> String {
         Some(name) => format!("{name}={}", server.address()),
         None => server.address().to_string(),
     }
+}
+
+fn is_on_one_host(config: &Config, route: Route) -> bool {
+    let address = |id: BackendId| &config.backends[id.index()];
+    route
+        .backup
+        .is_some_and(|backup| address(backup).same_host(address(route.primary)))
 }
 
 /// Length of the longest bar.
@@ -158,10 +198,12 @@ fn write_summary(
 ) -> Result<()> {
     let mut primaries = vec![0; config.primaries.len()];
     let mut backups = vec![0; config.backups.len()];
-    let mut total = 0;
+    let (mut total, mut moved_keys, mut same_host_keys) = (0, 0, 0);
     keys.for_each(|key| {
         let route = placement.route(key);
         total += 1;
+        moved_keys += u64::from(moved(placement, key, route).is_some());
+        same_host_keys += u64::from(is_on_one_host(config, route));
         primaries[route.primary_index] += 1;
         if let Some(index) = route.backup_index {
             backups[index] += 1;
@@ -172,6 +214,21 @@ fn write_summary(
     write_shares("primaries", config, &config.primaries, &primaries, &mut out)?;
     if config.has_backups() {
         write_shares("backups", config, &config.backups, &backups, &mut out)?;
+    }
+    for (count, what) in [
+        (
+            moved_keys,
+            "have another backup than the scheme names, off their primary's host",
+        ),
+        (same_host_keys, "have both copies on one host"),
+    ] {
+        if count > 0 {
+            writeln!(
+                out,
+                "\n{count} keys ({:.1} %) {what}",
+                percent(count, total)
+            )?;
+        }
     }
     out.flush()?;
     Ok(())

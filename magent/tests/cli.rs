@@ -120,6 +120,20 @@ const REFUSED: &[&[&str]] = &[
     &["-s", "a", "--hash-seed", "x"],
     &["-s", "a", "--request-ms", "9"],
     &["-s", "a", "--max-memory", "1t"],
+    &["-s", "a", "--hedge-ms", "soon"],
+    &["-s", "a", "--hedge-ms", "60001"],
+    &["-s", "a", "--hedge-ms", "500"],
+    &["-s", "a", "--hedge-ms", "30", "--fail-ms", "20"],
+    &["-s", "a", "--heal-rate", "0"],
+    &["-s", "a", "--heal-rate", "fast"],
+    &["-s", "a", "--heal-rate", "1000,"],
+    &["-s", "a", "--heal-rate", "1000,1k"],
+    &["-s", "a", "--heal-rate", "1000,1m,1"],
+    &["-s", "a", "--on-overflow", "restart"],
+    &["-s", "a", "--backup-placement", "near"],
+    &["-s", "a", "--event-webhook", "localhost:8080"],
+    &["-s", "a", "--event-webhook", "ftp://localhost"],
+    &["-s", "a", "--event-webhook", "http://"],
     &["-s", "a", "-u", "no-such-user"],
     &["-s", "a", "-u", "4000000000"],
     &["-s", "a", "-g", "no-such-group"],
@@ -359,6 +373,60 @@ fn root_is_given_up() {
 }
 
 #[test]
+fn the_state_directory_is_ready_or_missed() {
+    let files = Files::new();
+    let root = Uid::effective().is_root();
+    let (socket, state) = (files.path("magent.sock"), files.path("state"));
+    let mut args: Vec<OsString> = ["-p0", "-sa", "-f"].map(Into::into).into();
+    args.push(socket.into());
+    if root {
+        args.extend(["-u", "nobody"].map(Into::into));
+    }
+    args.push("--state-dir".into());
+
+    let with_directory = args
+        .iter()
+        .map(OsString::as_os_str)
+        .chain([state.as_os_str()]);
+    let output = files.magent(with_directory).output().unwrap();
+    assert_eq!(text(&output.stderr), "");
+    let daemon = Daemon::of(&files);
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = fs::metadata(&state).unwrap().uid();
+    assert_eq!(
+        daemon.status("Uid").split('\t').next(),
+        Some(&*owner.to_string())
+    );
+    daemon.signal(Signal::SIGTERM);
+    wait_until("it has ended", || !daemon.proc("exe").exists());
+    drop(daemon);
+
+    // Neither a directory that cannot be made nor one that cannot be written keeps it from starting.
+    let (no_parent, no_directory) = (files.path("no/state"), files.path("file"));
+    fs::write(&no_directory, "").unwrap();
+    for (path, why) in [
+        (&no_parent, "No such file or directory (os error 2)"),
+        (&no_directory, "not a directory"),
+    ] {
+        let with_path = args
+            .iter()
+            .map(OsString::as_os_str)
+            .chain([path.as_os_str()]);
+        let output = files.magent(with_path).output().unwrap();
+        let expected = format!(
+            "magent: which backends missed writes is not kept over a restart: {}: {why}; \
+             --state-dir names a directory for it, or none\n",
+            path.display()
+        );
+        assert_eq!(text(&output.stderr), expected);
+        assert_eq!(output.status.code(), Some(0));
+        let daemon = Daemon::of(&files);
+        daemon.signal(Signal::SIGTERM);
+        wait_until("it has ended", || !daemon.proc("exe").exists());
+    }
+}
+
+#[test]
 fn log_file_is_opened_again_on_hup() {
     let files = Files::new();
     let socket = files.path("magent.sock");
@@ -507,6 +575,21 @@ fn what_placement_the_operator_should_know_of() {
     ];
     let skewed = [&["--scheme", "ketama/crc32"], &three[..]].concat();
     said(&skewed, "WARN scheme ketama/crc32 is uneven over -s: ");
+    said(
+        &["-s", "a", "-s", "b", "-b", "a:1", "-b", "A:2"],
+        "WARN every backup of a:11211 is on the same host, which takes both copies of its keys with \
+         it: add a backup (-b) on another",
+    );
+    said(
+        &["-s", "a", "-s", "b", "-b", "b"],
+        "WARN keys of b:11211 have no second copy: it is the only backup itself",
+    );
+    said(
+        &["-s", "a", "-s", "b", "-b", "a:1", "-b", "c"],
+        "WARN 49 % of keys have another backup than scheme magent names, because that is on the host of \
+         their primary (a:11211); \"magent route\" shows which, --backup-placement hash leaves them \
+         there",
+    );
 }
 
 // ---- route ----------------------------------------------------------------------------------
@@ -548,6 +631,42 @@ const ARTICLE: [&str; 18] = [
     "-b",
     "192.168.1.8:11211",
 ];
+
+/// Two machines, each with a primary and a backup, and a third backup.
+const SHARED: &[&str] = &[
+    "-s",
+    "10.0.0.4",
+    "-s",
+    "10.0.0.5",
+    "-b",
+    "10.0.0.4:11212",
+    "-b",
+    "10.0.0.5:11212",
+    "-b",
+    "10.0.0.6",
+];
+
+#[test]
+fn route_shows_backups_that_were_moved() {
+    let keys = [
+        "snsgou1", "snsgou2", "snsgou3", "snsgou4", "snsgou5", "snsgou6",
+    ];
+    let route = |option: &[&str]| printed(&[&["route"], SHARED, option, &keys].concat());
+    let shown = route(&[]) + &route(&["--backup-placement", "hash"]);
+    check_golden("magent/tests/golden/route-moved.txt", &shown);
+
+    let mut keys = String::new();
+    for n in 0..10_000 {
+        writeln!(keys, "key-{n}").unwrap();
+    }
+    let summary = |option: &[&str]| {
+        let args = [&["route", "--summary", "-"], SHARED, option].concat();
+        let output = with_stdin(magent(args), keys.as_bytes());
+        text(&output.stdout).to_owned()
+    };
+    let shown = summary(&[]) + "\n" + &summary(&["--backup-placement", "hash"]);
+    check_golden("magent/tests/golden/route-summary-moved.txt", &shown);
+}
 
 #[test]
 fn options_may_be_written_as_getopt_allows() {
@@ -792,8 +911,10 @@ impl Files {
     }
 
     fn magent(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = magent(args);
+        // Whatever this machine has in /var/lib, and `args` may say otherwise.
+        let mut command = magent(["--state-dir", "none"]);
         command
+            .args(args)
             .arg("--pid-file")
             .arg(self.pid_file())
             .arg("--log-file")
