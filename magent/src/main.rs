@@ -7,11 +7,18 @@ mod cli;
 mod control;
 mod daemon;
 mod demo;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the control thread does not call it")
+)]
+mod events;
 mod listen;
 mod log;
 mod options;
 mod probe;
 mod route;
+#[cfg_attr(not(test), expect(dead_code, reason = "the start does not call it"))]
+mod state;
 mod sys;
 mod worker;
 
