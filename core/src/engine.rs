@@ -379,6 +379,15 @@ impl Engine {
         }
     }
 
+    /// What the CAS uniques of `backend` are marked with. Without backups a key has one authority for ever.
+    fn mark(&self, backend: BackendId) -> u16 {
+        if self.has_backups {
+            self.view.backends[backend.index()].mark
+        } else {
+            0
+        }
+    }
+
     fn plan(&self, primary: BackendId, backup: Option<BackendId>) -> Plan {
         let backup = backup.map(|backup| (backup, self.standing(backup)));
         plan((primary, self.standing(primary)), backup)

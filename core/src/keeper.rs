@@ -273,6 +273,7 @@ impl Keeper {
             since_epoch: backend.since_epoch,
             flush: backend.overflow,
             version: backend.version,
+            mark: 0,
         });
         View {
             epoch: self.epoch,

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod breaks;
+pub mod cas;
 pub mod config;
 pub mod engine;
 pub mod keeper;

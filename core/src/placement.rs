@@ -118,6 +118,8 @@ pub struct BackendView {
     pub flush: bool,
     /// Version that it last told a probe.
     pub version: Option<Version>,
+    /// What its CAS uniques are marked with ([`crate::cas::mark`]); 0 until it is known.
+    pub mark: u16,
 }
 
 impl View {
@@ -130,6 +132,7 @@ impl View {
             since_epoch: 0,
             flush: false,
             version: None,
+            mark: 0,
         };
         Self {
             epoch: 0,

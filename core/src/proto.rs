@@ -25,6 +25,7 @@ pub mod response;
 #[cfg(any(test, fuzzing))]
 pub use laws::{fuzz_canary, fuzz_request, fuzz_response};
 pub use number::encode_decimal;
+pub(crate) use number::{Decimal, parse_unsigned};
 
 /// Longest key, in bytes. memcached: `KEY_MAX_LENGTH`.
 pub const KEY_LEN_MAX: usize = 250;

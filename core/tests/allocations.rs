@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use magent_core::config::Config;
 use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output};
-use magent_core::placement::Placement;
+use magent_core::placement::{Placement, View};
 use magent_core::stats::Counters;
 use magent_core::{Time, WorkerId};
 
@@ -61,6 +61,25 @@ impl Bench {
             clients,
             backends,
         }
+    }
+
+    /// CAS uniques are marked from here on, those of backend 0 with 1, of backend 1 with 2.
+    fn with_marks(mut self) -> Self {
+        let mut view = View::initial(self.backends.len());
+        view.epoch = 1;
+        for (backend, mark) in view.backends.iter_mut().zip(1..) {
+            backend.mark = mark;
+        }
+        let input = Input::View(&Arc::new(view));
+        self.engine.handle(self.now, input);
+        while !matches!(self.engine.poll(self.now), Output::Wait(_)) {}
+        self
+    }
+
+    /// Of the backends only the first one answers.
+    fn with_one_answering(mut self) -> Self {
+        self.backends.truncate(1);
+        self
     }
 
     /// Ends the turn and takes everything that is to be written; yields the bytes for clients.
@@ -146,4 +165,26 @@ fn multigets_with_misses() {
     let request = b"get a b c d\r\n";
     let answers = [&b"VALUE b 0 1\r\nx\r\n".repeat(5)[..], b"END\r\n"].concat();
     Bench::new(1, 0, 5).check(request, &answers, b"VALUE b 0 1\r\nx\r\nEND\r\n");
+}
+
+/// 2^48 is 281474976710656.
+#[test]
+fn uniques_that_are_shown() {
+    let value = b"VALUE key 0 5 7\r\nvalue\r\n";
+    let answers = [&value.repeat(20)[..], b"END\r\n"].concat();
+    let answer = b"VALUE key 0 5 281474976710663\r\nvalue\r\nEND\r\n";
+    let mut bench = Bench::new(1, 1, 20).with_marks().with_one_answering();
+    bench.check(b"gets key\r\n", &answers, answer);
+    let answer = b"VA 5 c281474976710663 f0\r\nvalue\r\n";
+    let answers = b"VA 5 c7 f0\r\nvalue\r\n".repeat(20);
+    bench.check(b"mg key v c f\r\n", &answers, answer);
+}
+
+#[test]
+fn uniques_that_are_sent() {
+    let mut bench = Bench::new(1, 1, 1).with_marks();
+    let request = b"cas key 0 0 5 281474976710663\r\nvalue\r\n";
+    bench.check(request, b"STORED\r\n", b"STORED\r\n");
+    let request = b"ms key 5 E281474976710663 c\r\nvalue\r\n";
+    bench.check(request, b"HD c7\r\n", b"HD c281474976710663\r\n");
 }

@@ -13,6 +13,7 @@ use super::exchange::{Exchange, ExchangeId, Form, Verdict};
 use super::send_queue::QUEUE_LEN_MIN;
 use super::{ConnectionId, Engine, encode};
 use crate::breaks::Break;
+use crate::cas;
 use crate::keeper::Failure;
 use crate::proto::response::{Line, parse_line};
 use crate::proto::{MetaVerb, Parsed};
@@ -194,6 +195,7 @@ impl Engine {
         let remaining = value_len as usize + 2;
         let short =
             remaining >= QUEUE_LEN_MIN && self.memory_len + remaining as u64 > self.memory_len_max;
+        let mark = self.mark_of_answer(id, exchange);
         let this = &mut self.exchanges[exchange];
         let mut discard = is_unwanted(this);
         if short && !discard {
@@ -204,7 +206,7 @@ impl Engine {
         let this = &mut self.exchanges[exchange];
         if !discard {
             this.reply.reserve(raw.len() + remaining.min(1 << 20));
-            echo(this, raw);
+            echo(this, raw, mark);
         }
         self.backends[id.index()].receiving = Some(Receiving {
             exchange,
@@ -346,7 +348,7 @@ impl Engine {
         };
         self.backends[id.index()].pipeline.pop_front();
         if form != Form::Values {
-            self.keep_line(exchange, leg, raw);
+            self.keep_line(id, exchange, leg, raw);
         }
         self.on_one_over(now, id, exchange, leg, verdict);
         Ok(())
@@ -375,19 +377,38 @@ impl Engine {
     }
 
     /// Keeps the line that may become the client's answer.
-    pub(super) fn keep_line(&mut self, exchange: ExchangeId, leg: Leg, raw: &[u8]) {
+    pub(super) fn keep_line(&mut self, id: BackendId, exchange: ExchangeId, leg: Leg, raw: &[u8]) {
+        let mark = self.mark_of_answer(id, exchange);
         let this = &mut self.exchanges[exchange];
         match leg {
             // A copy is compared with the authority's answer even if nobody waits for that.
             Leg::Authority | Leg::Read if !this.done || leg == Leg::Authority => {
                 this.reply.clear();
-                echo(this, raw);
+                echo(this, raw, mark);
             }
             Leg::Follower => {
                 this.follower_reply.clear();
-                this.follower_reply.extend_from_slice(raw);
+                cas::mark_answer(raw, mark, &mut this.follower_reply);
             }
             Leg::Authority | Leg::Read | Leg::Mend | Leg::Broadcast => {}
+        }
+    }
+
+    /// What the CAS unique of an answer is marked with; 0 if there is none.
+    fn mark_of_answer(&self, id: BackendId, exchange: ExchangeId) -> u16 {
+        if self.exchanges[exchange].shows_unique() {
+            self.mark(id)
+        } else {
+            0
+        }
+    }
+
+    /// What the CAS uniques of a request are marked with; 0 if there are none.
+    pub(super) fn mark_of_request(&self, id: BackendId, exchange: ExchangeId) -> u16 {
+        if self.exchanges[exchange].sends_unique() {
+            self.mark(id)
+        } else {
+            0
         }
     }
 
@@ -415,10 +436,11 @@ fn asks_for_value(exchange: &Exchange) -> bool {
     exchange.letters.has(b'v') && !exchange.wire.starts_with(MetaVerb::Set.wire())
 }
 
-/// Appends the first line of an answer, with the key where the proxy echoes it in the backend's stead.
-fn echo(exchange: &mut Exchange, raw: &[u8]) {
+/// Appends the first line of an answer, its CAS unique marked, with the key where the proxy echoes it in the
+/// backend's stead.
+fn echo(exchange: &mut Exchange, raw: &[u8], mark: u16) {
     let mut reply = std::mem::take(&mut exchange.reply);
-    reply.extend_from_slice(raw);
+    cas::mark_answer(raw, mark, &mut reply);
     encode::echo_key(exchange, &mut reply);
     exchange.reply = reply;
 }

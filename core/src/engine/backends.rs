@@ -18,6 +18,7 @@ use super::remembered::Remembered;
 use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
 use super::{ConnectionId, Engine, Output};
 use crate::breaks::Break;
+use crate::cas;
 use crate::config::Limits;
 use crate::keeper::{Failure, Report};
 use crate::proto::GetVerb;
@@ -427,6 +428,7 @@ impl Engine {
             self.send_batches(now, id, Leave::All);
         }
         self.exchanges.retain(exchange);
+        let mark = self.mark_of_request(id, exchange);
         let Self {
             backends,
             exchanges,
@@ -436,7 +438,7 @@ impl Engine {
         let backend = &mut backends[id.index()];
         let this = &exchanges[exchange];
         let (line, with_payload) = other.unwrap_or((&this.wire, true));
-        backend.unsent.push(line, pool);
+        cas::mark_request(line, mark, |piece| backend.unsent.push(piece, pool));
         if let Some(payload) = this.payload.as_ref().filter(|_| with_payload) {
             backend.unsent.share(payload);
         }

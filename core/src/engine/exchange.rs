@@ -291,6 +291,24 @@ impl Exchange {
         self.reply.splice(..3 + flags, *b"HD");
     }
 
+    /// Whether what it sends to backends holds a CAS unique of the client's.
+    pub(crate) fn sends_unique(&self) -> bool {
+        const UNIQUES: Letters = Letters::of(b"CE");
+        self.letters.has_any(UNIQUES) || self.wire.starts_with(b"cas ")
+    }
+
+    /// Whether its answer shows a CAS unique of a backend's.
+    pub(crate) fn shows_unique(&self) -> bool {
+        match self.kind {
+            Kind::Fetch(verb) => verb == GetVerb::Gets,
+            Kind::Local | Kind::Upload | Kind::Read | Kind::Write | Kind::Broadcast => {
+                self.letters.has(b'c')
+                    || self.wire.starts_with(b"gats ")
+                    || self.wire.starts_with(b"me ")
+            }
+        }
+    }
+
     /// The key as it stands on the wire.
     pub(crate) fn key(&self) -> &[u8] {
         &self.wire[usize::from(self.key.start)..usize::from(self.key.end)]

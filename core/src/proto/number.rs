@@ -19,16 +19,19 @@ pub(super) fn is_signed(token: &[u8]) -> bool {
     }
 }
 
-/// Whether memcached's `safe_strtoul` and `safe_strtoull` take `token`: any 64-bit number. A minus
-/// sign is only noticed where the negated number has its top bit set: `-1` is refused, and
-/// `-18446744073709551615` is 1.
+/// Whether memcached's `safe_strtoul` and `safe_strtoull` take `token`.
 pub(super) fn is_unsigned(token: &[u8]) -> bool {
-    let number = match scan(token) {
-        Some((Sign::Plus, magnitude)) => magnitude,
-        Some((Sign::Minus, magnitude)) => magnitude.wrapping_neg(),
-        None => return false,
+    parse_unsigned(token).is_some()
+}
+
+/// What memcached's `safe_strtoull` reads: any 64-bit number. A minus sign is only noticed where the
+/// negated number has its top bit set: `-1` is refused, and `-18446744073709551615` is 1.
+pub(crate) fn parse_unsigned(token: &[u8]) -> Option<u64> {
+    let number = match scan(token)? {
+        (Sign::Plus, magnitude) => magnitude,
+        (Sign::Minus, magnitude) => magnitude.wrapping_neg(),
     };
-    number <= i64::MAX.unsigned_abs() || !token.contains(&b'-')
+    (number <= i64::MAX.unsigned_abs() || !token.contains(&b'-')).then_some(number)
 }
 
 /// The length of a payload, if it is one that every server reads alike.
@@ -53,19 +56,35 @@ pub(super) fn parse_digits(token: &[u8]) -> Option<u64> {
 
 /// Appends `number` in decimal.
 pub fn encode_decimal(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(Decimal::new(number).digits());
+}
+
+/// A number in decimal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decimal {
     // u64::MAX has 20 digits.
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    let mut rest = number;
-    loop {
-        start -= 1;
-        digits[start] = b"0123456789"[(rest % 10) as usize];
-        rest /= 10;
-        if rest == 0 {
-            break;
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    pub(crate) fn new(number: u64) -> Self {
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        let mut rest = number;
+        loop {
+            start -= 1;
+            digits[start] = b"0123456789"[(rest % 10) as usize];
+            rest /= 10;
+            if rest == 0 {
+                return Self { digits, start };
+            }
         }
     }
-    out.extend_from_slice(&digits[start..]);
+
+    pub(crate) fn digits(&self) -> &[u8] {
+        &self.digits[self.start..]
+    }
 }
 
 enum Sign {
