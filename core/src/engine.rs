@@ -11,7 +11,7 @@
 //! | When is a client read, when closed? | `clients`, `upload` |
 //! | What becomes of a request? | `start`, `exchange` |
 //! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `broadcast` |
-//! | What leaves for a backend, when? | `backends`, `gather`, `encode` |
+//! | What leaves for a backend, when? | `backends`, `gather`, `encode`, `explicit` |
 //! | Whose answer is this? | `answers` |
 //! | How does it reach the client? | `replies`, `send_queue` |
 //! | What did a backend miss? | `purge`, `remembered` |
@@ -38,6 +38,7 @@ mod broadcast;
 mod clients;
 mod encode;
 mod exchange;
+mod explicit;
 mod gather;
 mod locks;
 mod purge;
@@ -54,6 +55,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use crate::breaks::{Break, Breaks};
+use crate::cas::Versions;
 use crate::config::{Config, DeadRead, Flush, Limits, ProcessInfo};
 use crate::keeper::{Failure, Report};
 use crate::placement::{Phase, Placement, Plan, Standing, View, plan};
@@ -181,6 +183,7 @@ pub struct Engine {
     /// When the turn under way began.
     turn_at: Time,
     process: ProcessInfo,
+    versions: Versions,
     /// By backend: its address, for statistics and errors.
     names: Vec<String>,
     /// By backend: whether it is in the list of primaries.
@@ -251,6 +254,7 @@ impl Engine {
             started: now,
             turn_at: now,
             process: config.process,
+            versions: Versions::new(config.process, worker),
             names: config.backends.iter().map(ToString::to_string).collect(),
             is_primary: (0..config.backends.len())
                 .map(|index| config.primary_ids.contains(&backends::backend_id(index)))

@@ -274,6 +274,7 @@ impl Keeper {
             flush: backend.overflow,
             version: backend.version,
             mark: 0,
+            explicit_cas: false,
         });
         View {
             epoch: self.epoch,

@@ -120,6 +120,8 @@ pub struct BackendView {
     pub version: Option<Version>,
     /// What its CAS uniques are marked with ([`crate::cas::mark`]); 0 until it is known.
     pub mark: u16,
+    /// Whether it is known to let its client choose an item's CAS unique (meta `E`, memcached 1.6.27).
+    pub explicit_cas: bool,
 }
 
 impl View {
@@ -133,6 +135,7 @@ impl View {
             flush: false,
             version: None,
             mark: 0,
+            explicit_cas: false,
         };
         Self {
             epoch: 0,

@@ -63,12 +63,13 @@ impl Bench {
         }
     }
 
-    /// CAS uniques are marked from here on, those of backend 0 with 1, of backend 1 with 2.
-    fn with_marks(mut self) -> Self {
+    /// CAS uniques are marked from here on, those of backend 0 with 1, of backend 1 with 2, or chosen.
+    fn with_marks(mut self, explicit: bool) -> Self {
         let mut view = View::initial(self.backends.len());
         view.epoch = 1;
         for (backend, mark) in view.backends.iter_mut().zip(1..) {
             backend.mark = mark;
+            backend.explicit_cas = explicit;
         }
         let input = Input::View(&Arc::new(view));
         self.engine.handle(self.now, input);
@@ -173,7 +174,7 @@ fn uniques_that_are_shown() {
     let value = b"VALUE key 0 5 7\r\nvalue\r\n";
     let answers = [&value.repeat(20)[..], b"END\r\n"].concat();
     let answer = b"VALUE key 0 5 281474976710663\r\nvalue\r\nEND\r\n";
-    let mut bench = Bench::new(1, 1, 20).with_marks().with_one_answering();
+    let mut bench = Bench::new(1, 1, 20).with_marks(false).with_one_answering();
     bench.check(b"gets key\r\n", &answers, answer);
     let answer = b"VA 5 c281474976710663 f0\r\nvalue\r\n";
     let answers = b"VA 5 c7 f0\r\nvalue\r\n".repeat(20);
@@ -182,9 +183,23 @@ fn uniques_that_are_shown() {
 
 #[test]
 fn uniques_that_are_sent() {
-    let mut bench = Bench::new(1, 1, 1).with_marks();
+    let mut bench = Bench::new(1, 1, 1).with_marks(false);
     let request = b"cas key 0 0 5 281474976710663\r\nvalue\r\n";
     bench.check(request, b"STORED\r\n", b"STORED\r\n");
     let request = b"ms key 5 E281474976710663 c\r\nvalue\r\n";
     bench.check(request, b"HD c7\r\n", b"HD c281474976710663\r\n");
+}
+
+#[test]
+fn uniques_that_are_chosen() {
+    let mut bench = Bench::new(1, 1, 1).with_marks(true);
+    let stored = b"STORED\r\n";
+    bench.check(b"set key 7 9 5\r\nvalue\r\n", b"HD\r\n", stored);
+    bench.check(b"add key 0 0 5\r\nvalue\r\n", b"HD\r\n", stored);
+    bench.check(b"incr key 1\r\n", b"VA 2\r\n10\r\n", b"10\r\n");
+    bench.check(
+        b"ms key 5 c\r\nvalue\r\n",
+        b"HD c7\r\n",
+        b"HD c281474976710663\r\n",
+    );
 }

@@ -7,6 +7,11 @@ use std::sync::Arc;
 
 use magent_core::engine::{ClientId, Input};
 use magent_core::placement::{Phase, View};
+use magent_core::stats::Counter;
+use magent_node::{Store, StoreConfig};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 use rig::Rig;
 
 /// The mark of backend 0 is 1, that of backend 1 is 2, and so on. A mark of 1 changes a small unique by
@@ -37,8 +42,16 @@ fn marked(primaries: u16, backups: u16) -> Rig {
 
 /// Every worker knows that backend 0 is down.
 fn fail_primary(rig: &mut Rig) {
+    fail_primary_of(rig, [false, false]);
+}
+
+/// The same where backends are known to know `E`.
+fn fail_primary_of(rig: &mut Rig, known: [bool; 2]) {
     rig.kill(0);
     let mut down = view(2, 2);
+    for (backend, known) in down.backends.iter_mut().zip(known) {
+        backend.explicit_cas = known;
+    }
     down.backends[0].phase = Phase::Down;
     down.backends[0].incarnation = 1;
     down.backends[0].since_epoch = 2;
@@ -354,9 +367,13 @@ fn a_large_upload_carries_the_unique_of_who_is_asked() {
 /// A key's authority never changes there, and other proxies may show what the server says.
 #[test]
 fn without_backups_nothing_is_marked() {
-    let mut rig = marked(1, 0);
+    let mut rig = Rig::new(1, 0);
+    let mut view = view(1, 1);
+    view.backends[0].explicit_cas = true;
+    publish(&mut rig, view);
     let client = rig.client();
     for (request, says) in [
+        ("set k 0 0 1\r\nx\r\n", "STORED\r\n"),
         ("gets k\r\n", "VALUE k 1 1 7\r\nx\r\nEND\r\n"),
         ("mg k c\r\n", "HD c7\r\n"),
         ("me k\r\n", "ME k cas=7\r\n"),
@@ -368,5 +385,301 @@ fn without_backups_nothing_is_marked() {
         assert_eq!(rig.sent(0), request);
         rig.answer(0, says.as_bytes());
         assert_eq!(rig.got(client), says);
+    }
+}
+
+/// A primary and a backup, model memcacheds that know `E`, which the proxy knows of as `known` says.
+fn explicit(known: [bool; 2]) -> Rig {
+    let mut rig = Rig::new(1, 1);
+    for peer in &mut rig.peers {
+        peer.store = Some(Store::new(StoreConfig {
+            meta_cas: true,
+            ..StoreConfig::default()
+        }));
+    }
+    let mut view = view(2, 1);
+    for (backend, known) in view.backends.iter_mut().zip(known) {
+        backend.explicit_cas = known;
+    }
+    publish(&mut rig, view);
+    rig
+}
+
+/// The unique that `gets` shows.
+fn unique(rig: &mut Rig, client: ClientId) -> u64 {
+    rig.got(client);
+    rig.send(client, b"gets k\r\n");
+    let got = rig.got(client);
+    let line = got.lines().next().unwrap();
+    line.split(' ').nth(4).unwrap().parse().unwrap()
+}
+
+fn is_version(unique: u64) -> bool {
+    unique >> 62 == 1
+}
+
+#[test]
+fn what_one_write_stores_has_the_same_unique_on_both() {
+    for write in [
+        "set k 7 0 1\r\n1\r\n",
+        "set k 0 9 1 noreply\r\n1\r\n",
+        "ms k 1\r\n1\r\n",
+        "ms k 1 MS T9 q\r\n1\r\n",
+        "delete k\r\nadd k 0 0 1\r\n1\r\n",
+        "replace k 0 0 1\r\n1\r\n",
+        "append k 0 0 1\r\n1\r\n",
+        "ms k 1 MP\r\n1\r\n",
+        "incr k 1\r\n",
+        "ma k\r\n",
+        "md k I T30\r\n",
+    ] {
+        let mut rig = explicit([true, true]);
+        let client = rig.client();
+        rig.send(client, b"set k 0 0 1\r\n1\r\n");
+        let before = unique(&mut rig, client);
+        rig.send(client, write.as_bytes());
+        let after = unique(&mut rig, client);
+        assert!(is_version(after) && after > before, "{write} {after}");
+        fail_primary_of(&mut rig, [true, true]);
+        assert_eq!(unique(&mut rig, client), after, "{write}");
+        rig.send(client, format!("cas k 0 0 1 {before}\r\nx\r\n").as_bytes());
+        rig.send(client, format!("cas k 0 0 1 {after}\r\nx\r\n").as_bytes());
+        rig.send(client, format!("cas k 0 0 1 {after}\r\nx\r\n").as_bytes());
+        assert_eq!(rig.got(client), "EXISTS\r\nSTORED\r\nEXISTS\r\n", "{write}");
+    }
+}
+
+/// What a scripted backend that knows `E` is sent; `*` stands for the version.
+#[test]
+fn classic_writes_as_meta() {
+    for (request, expected) in [
+        ("set k 0 0 1\r\nx\r\n", "ms k 1 E*\r\nx\r\n"),
+        ("set k 7 -1 1\r\nx\r\n", "ms k 1 F7 T-1 E*\r\nx\r\n"),
+        (
+            "add k 0 2592001 1\r\nx\r\n",
+            "ms k 1 ME T2592001 E*\r\nx\r\n",
+        ),
+        (
+            "replace k 00 9 1 noreply\r\nx\r\n",
+            "ms k 1 MR F00 T9 E*\r\nx\r\n",
+        ),
+        ("append k 7 9 1\r\nx\r\n", "ms k 1 MA E*\r\nx\r\n"),
+        ("prepend k 7 9 1\r\nx\r\n", "ms k 1 MP E*\r\nx\r\n"),
+        (
+            "cas k 0 0 1 281474976710663\r\nx\r\n",
+            "ms k 1 C7 E*\r\nx\r\n",
+        ),
+        ("incr k 5\r\n", "ma k D5 E* v\r\n"),
+        ("decr k 5 noreply\r\n", "ma k MD D5 E* v\r\n"),
+        (
+            "ms k 1 q C281474976710663\r\nx\r\n",
+            "ms k 1 C7 E*\r\nx\r\n",
+        ),
+        ("ms k 1 E7\r\nx\r\n", "ms k 1 E281474976710663\r\nx\r\n"),
+        ("ma k\r\n", "ma k v E*\r\n"),
+        ("md k I\r\n", "md k I E*\r\n"),
+        ("md k x\r\n", "md k x E*\r\n"),
+        ("md k\r\n", "md k\r\n"),
+        ("mg k N0\r\n", "mg k N0\r\n"),
+        ("delete k\r\n", "delete k\r\n"),
+        ("touch k 9\r\n", "touch k 9\r\n"),
+        ("gat 9 k\r\n", "gat 9 k\r\n"),
+    ] {
+        let mut rig = explicit([true, true]);
+        let client = rig.client();
+        rig.send(client, request.as_bytes());
+        let sent = rig.sent(0);
+        let sent = match sent.split_once(" E4") {
+            Some((before, after)) => {
+                format!(
+                    "{before} E*{}",
+                    after.trim_start_matches(|c: char| c.is_ascii_digit())
+                )
+            }
+            None => sent,
+        };
+        assert_eq!(sent, expected, "{request}");
+    }
+}
+
+#[test]
+fn an_incr_that_is_answered_without_its_number_is_out_of_step() {
+    let mut rig = explicit([true, true]);
+    rig.peers[0].store = None;
+    let client = rig.client();
+    rig.send(client, b"incr k 1\r\n");
+    rig.answer(0, b"HD\r\n");
+    assert_eq!(rig.count(Counter::Desyncs), 1);
+    assert_eq!(rig.got(client), "");
+}
+
+/// One that does not know `E` counts by itself, and what it says is marked.
+#[test]
+fn a_backend_that_does_not_know_of_versions_is_not_told() {
+    for known in [[true, false], [false, true], [false, false]] {
+        let mut rig = explicit(known);
+        let client = rig.client();
+        rig.send(
+            client,
+            b"set k 0 0 1\r\n1\r\nincr k 2\r\nappend k 0 0 1\r\n0\r\n",
+        );
+        assert_eq!(rig.got(client), "STORED\r\n3\r\nSTORED\r\n");
+        let sent = [rig.sent(0), rig.sent(1)];
+        for (sent, known) in sent.iter().zip(known) {
+            assert_eq!(sent.contains("set k 0 0 1\r\n"), !known);
+            assert_eq!(sent.contains("incr k 2\r\n"), !known);
+            assert_eq!(sent.contains(" E"), known);
+        }
+        let before = unique(&mut rig, client);
+        assert_eq!(is_version(before), known[0]);
+        fail_primary_of(&mut rig, known);
+        let after = unique(&mut rig, client);
+        assert_eq!(is_version(after), known[1]);
+        rig.send(client, format!("cas k 0 0 1 {before}\r\nx\r\n").as_bytes());
+        assert_eq!(rig.got(client), "EXISTS\r\n");
+    }
+}
+
+#[test]
+fn a_write_that_is_decided_anew_is_another_write() {
+    let mut rig = explicit([true, true]);
+    let client = rig.client();
+    rig.peers[0].stopped = true;
+    rig.send(client, b"add k 0 0 1\r\n1\r\n");
+    let first = rig.sent(0);
+    fail_primary_of(&mut rig, [true, true]);
+    assert_eq!(rig.got(client), "STORED\r\n");
+    let second = rig.sent(1);
+    let version = |sent: &str| sent.split(" E").nth(1).unwrap()[..19].to_owned();
+    assert!(first.starts_with("ms k 1 ME E"), "{first}");
+    assert!(second.starts_with("ms k 1 ME E"), "{second}");
+    assert!(version(&first) < version(&second));
+}
+
+/// What the two protocols might read differently is sent as the client wrote it.
+#[test]
+fn odd_numbers_are_not_translated() {
+    let mut rig = explicit([true, true]);
+    let client = rig.client();
+    for line in [
+        "set k 4294967296 0 1",
+        "set k +1 0 1",
+        "set k 0 2147483648 1",
+        "set k 0 +1 1",
+        "set k 0 -2147483649 1",
+        "set k 0 1\t 1",
+    ] {
+        rig.send(client, format!("{line}\r\nx\r\n").as_bytes());
+        assert_eq!(rig.sent(0), format!("{line}\r\nx\r\n"));
+    }
+    for line in ["incr k +1", "decr k 1\tx"] {
+        rig.send(client, format!("{line}\r\n").as_bytes());
+        assert_eq!(rig.sent(0), format!("{line}\r\n"));
+    }
+    let flags = "F0 T0 Pa La k s c b I C1 MS O1 v N0 J1 D1";
+    rig.send(client, format!("ms aa== 1 {flags}\r\nx\r\n").as_bytes());
+    assert!(
+        !rig.sent(0).contains(" E"),
+        "16 flags are as many as a server takes"
+    );
+}
+
+/// Printed without the values.
+struct Requests(Vec<String>);
+
+impl std::fmt::Debug for Requests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lines = self.0.iter().map(|request| request.lines().next());
+        f.debug_list().entries(lines).finish()
+    }
+}
+
+/// Classic commands, some of which make no sense.
+fn classic() -> impl Strategy<Value = String> {
+    let key = select(vec!["a", "b", "c\u{1}"]);
+    let number = select(vec![
+        "0",
+        "1",
+        "7",
+        "10",
+        "99",
+        "18446744073709551615",
+        "x",
+        " 1 ",
+    ]);
+    let flags = select(vec!["0", "1", "4294967295", "007", "4294967296", "+3"]);
+    let exptime = select(vec![
+        "0",
+        "100",
+        "-1",
+        "2592001",
+        "1700009999",
+        "+5",
+        "-0",
+        "9999999999",
+    ]);
+    let value = prop_oneof![
+        6 => Just("5".to_owned()),
+        2 => Just(String::new()),
+        6 => Just("99".to_owned()),
+        3 => Just("text\r\nC1 E1".to_owned()),
+        2 => Just("y".repeat(20_000)),
+        1 => Just("z".repeat(1_100_000)),
+    ];
+    let verb = select(vec!["set", "add", "replace", "append", "prepend", "cas"]);
+    let tail = select(vec!["", "", "", " noreply"]);
+    prop_oneof![
+        4 => (verb, key.clone(), flags, exptime, value, tail.clone()).prop_map(
+            |(verb, key, flags, exptime, value, tail)| {
+                let unique = if verb == "cas" { " 1" } else { "" };
+                let len = value.len();
+                format!("{verb} {key} {flags} {exptime} {len}{unique}{tail}\r\n{value}\r\n")
+            }
+        ),
+        3 => (select(vec!["incr", "decr"]), key.clone(), number, tail)
+            .prop_map(|(verb, key, number, tail)| format!("{verb} {key} {number}{tail}\r\n")),
+        1 => key.clone().prop_map(|key| format!("delete {key}\r\n")),
+        2 => key.clone().prop_map(|key| format!("get {key}\r\n")),
+        1 => key.clone().prop_map(|key| format!("mg {key} t f v\r\n")),
+        1 => key.prop_map(|key| format!("touch {key} 50\r\n")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A client does not see that its commands were sent as meta, whoever of the two is.
+    #[test]
+    fn translated_commands_are_answered_as_classic_ones(
+        requests in vec(classic(), 1..30).prop_map(Requests),
+        known in any::<[bool; 2]>(),
+        chunk_len in select(vec![1_usize, 3, usize::MAX]),
+    ) {
+        let mut plain = explicit([false, false]);
+        let mut translating = explicit(known);
+        translating.answer_chunk_len = chunk_len;
+        let clients = [plain.client(), translating.client()];
+        for request in &requests.0 {
+            plain.send(clients[0], request.as_bytes());
+            translating.send(clients[1], request.as_bytes());
+            let [expected, got] = [plain.got(clients[0]), translating.got(clients[1])];
+            prop_assert!(got == expected, "{:.80}: {:.80} for {:.80}", request, got, expected);
+        }
+        // Nor does the copy.
+        fail_primary(&mut plain);
+        fail_primary_of(&mut translating, known);
+        for key in ["a", "b", "c\u{1}"] {
+            let request = format!("mg {key} t f v\r\n");
+            plain.send(clients[0], request.as_bytes());
+            translating.send(clients[1], request.as_bytes());
+            let [expected, got] = [plain.got(clients[0]), translating.got(clients[1])];
+            prop_assert!(got == expected, "{key}: {:.80} for {:.80}", got, expected);
+        }
+        for (rig, client) in [(&mut plain, clients[0]), (&mut translating, clients[1])] {
+            rig.lose_client(client);
+            rig.pass_ms(20);
+            prop_assert!(rig.engine.is_drained());
+            prop_assert_eq!(rig.memory_len(), 0);
+        }
     }
 }

@@ -11,7 +11,7 @@
 use super::backends::{Leg, Pending, Receiving};
 use super::exchange::{Exchange, ExchangeId, Form, Verdict};
 use super::send_queue::QUEUE_LEN_MIN;
-use super::{ConnectionId, Engine, encode};
+use super::{ConnectionId, Engine, encode, explicit};
 use crate::breaks::Break;
 use crate::cas;
 use crate::keeper::Failure;
@@ -295,6 +295,12 @@ impl Engine {
             Form::Values => self.exchanges[exchange].write.authority_verdict = Some(Verdict::Done),
             Form::Meta => {
                 self.backends[id.index()].pipeline.pop_front();
+                if explicit::is_translated(&self.exchanges[exchange], form) && leg == Leg::Authority
+                {
+                    let reply = &mut self.exchanges[exchange].reply;
+                    let line_len = memchr::memchr(b'\n', reply).map_or(0, |end| end + 1);
+                    reply.drain(..line_len);
+                }
                 if discarded && !self.exchanges[exchange].done {
                     self.reply_meta_miss(exchange);
                 }
@@ -314,9 +320,11 @@ impl Engine {
         raw: &[u8],
     ) -> Result<(), Failure> {
         let this = &self.exchanges[exchange];
+        let translated = explicit::is_translated(this, form);
         let verdict = match (form, *line) {
             (Form::Meta, Line::MetaValue { value_len, .. }) => {
                 let asked = match leg {
+                    Leg::Authority if translated => counts(this) && value_len <= NUMBER_LEN_MAX,
                     Leg::Read | Leg::Authority => asks_for_value(this),
                     // Of what is repeated, only a counter is asked for its value.
                     Leg::Follower => counts(this) && value_len <= NUMBER_LEN_MAX,
@@ -344,7 +352,16 @@ impl Engine {
                 .authority_verdict
                 .take()
                 .unwrap_or(Verdict::Declined),
+            // Every answer of a translated incr has its number.
+            (Form::Meta, Line::MetaHeader(_)) if translated && counts(this) => {
+                return Err(Failure::Desync);
+            }
             (form, line) => verdict(form, &line).ok_or(Failure::Desync)?,
+        };
+        let raw = if translated {
+            explicit::classic_answer(line).unwrap_or(raw)
+        } else {
+            raw
         };
         self.backends[id.index()].pipeline.pop_front();
         if form != Form::Values {
@@ -453,9 +470,11 @@ fn is_unwanted(exchange: &Exchange) -> bool {
 /// Digits of a 64-bit number.
 const NUMBER_LEN_MAX: u32 = 20;
 
-/// Whether the exchange is an `ma`.
+/// Whether the exchange is an `ma`, `incr` or `decr`.
 fn counts(exchange: &Exchange) -> bool {
-    exchange.wire.starts_with(b"ma ")
+    [&b"ma "[..], b"incr ", b"decr "]
+        .iter()
+        .any(|verb| exchange.wire.starts_with(verb))
 }
 
 /// What a line means as the answer to a request of this form; `None` if it is none.

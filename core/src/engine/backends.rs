@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use super::exchange::{ExchangeId, Form, Verdict};
+use super::explicit::{self, Sent};
 use super::remembered::Remembered;
 use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
 use super::{ConnectionId, Engine, Output};
@@ -429,6 +430,7 @@ impl Engine {
         }
         self.exchanges.retain(exchange);
         let mark = self.mark_of_request(id, exchange);
+        let version = self.version_of_request(id, exchange, leg);
         let Self {
             backends,
             exchanges,
@@ -438,7 +440,16 @@ impl Engine {
         let backend = &mut backends[id.index()];
         let this = &exchanges[exchange];
         let (line, with_payload) = other.unwrap_or((&this.wire, true));
-        cas::mark_request(line, mark, |piece| backend.unsent.push(piece, pool));
+        let mut push = |piece: &[u8]| backend.unsent.push(piece, pool);
+        let form =
+            match version.and_then(|version| explicit::encode(line, version, mark, &mut push)) {
+                Some(Sent::Translated) => Form::Meta,
+                Some(Sent::AsItIs) => form,
+                None => {
+                    cas::mark_request(line, mark, &mut push);
+                    form
+                }
+            };
         if let Some(payload) = this.payload.as_ref().filter(|_| with_payload) {
             backend.unsent.share(payload);
         }

@@ -10,7 +10,7 @@ use crate::proto::{
 };
 
 /// What was checked when it arrived is not bounded again.
-const UNLIMITED: ParseLimits = ParseLimits {
+pub(crate) const UNLIMITED: ParseLimits = ParseLimits {
     request_line_len_max: usize::MAX,
     get_line_len_max: usize::MAX,
     value_len_max: u32::MAX,

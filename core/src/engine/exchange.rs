@@ -182,6 +182,8 @@ pub(crate) struct Exchange {
     /// The follower's answer, used where the authority fails.
     pub follower_reply: Vec<u8>,
     pub write: Write,
+    /// The explicit CAS unique of what it stores; 0 until a backend that knows `E` is asked.
+    pub version: u64,
     /// Times that a read was asked again.
     pub retries: u8,
     /// Whether it must not be gathered with others: it was part of a batch that failed.
@@ -231,6 +233,7 @@ impl Exchange {
                 epoch: None,
                 holds_lock: false,
             },
+            version: 0,
             retries: 0,
             alone: false,
             done: false,
