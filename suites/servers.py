@@ -21,7 +21,7 @@ START_S = 30
 PRIMARIES = 3
 BACKUPS = 2
 # No backend fails here. Nor is one taken for failed on a machine that stands still for a while.
-PATIENCE = ["--fail-ms", "20000", "--request-ms", "25000"]
+PATIENCE = ["--fail-ms", "20000", "--request-ms", "25000", "--state-dir", "none"]
 
 
 class Process:

@@ -40,14 +40,26 @@ breaks! {
     AuthorityFirst, "authority-first", "A backend that follows is told of a write together with the authority.";
     OutcomeCopied, "outcome-copied", "What the authority decided is not copied to the follower.";
     DownSettles, "down-settles", "A backend leaves Down before every worker has stopped reading it.";
-    Seniority, "seniority", "A primary leads as soon as it is up again, although it lacks items.";
+    Seniority, "seniority", "Of two backends that returned, the primary leads, although it returned later.";
     AllPurge, "all-purge", "A backend counts as purged when the first worker has done so.";
     OwnFailure, "own-failure", "A worker that sees a backend fail goes on as its View says.";
     LostConnection, "lost-connection", "A connection lost with writes unanswered is opened again in silence.";
     Pairing, "pairing", "A value is taken for the next key of a batch without looking at its key.";
     BatchBeforeWrite, "batch-before-write", "A write is sent ahead of a gathered get that was asked before it.";
     OverflowFlushes, "overflow-flushes", "A backend that missed more than can be remembered is not flushed.";
-    IdleRestart, "idle-restart", "A connection lost with nothing unanswered is opened again in silence.";
+    Identity, "identity", "A new connection is used without asking who answers there.";
+    Settle, "settle", "A backend that answers again is taken back although it may still execute what it was sent before.";
+    AddMode, "add-mode", "The catch-up overwrites what the follower has.";
+    LookBack, "look-back", "The catch-up does not look at the authority again after a copy.";
+    CasGuard, "cas-guard", "The catch-up deletes a copy that is out of date whatever the follower holds by then.";
+    TwoStepFlip, "two-step-flip", "A backend that has caught up is read before everyone knows that conditional commands wait.";
+    FlipAgain, "flip-again", "A backend is read although a key went back to the catch-up meanwhile.";
+    DeleteNotRepeat, "delete-not-repeat", "A follower that is catching up is told to repeat append, incr and touch.";
+    FollowerMiss, "follower-miss", "A follower's miss is the answer to a hedged read.";
+    Takeover, "takeover", "A backend that is catching up leads with copies that were not looked at again.";
+    OneWriter, "one-writer", "Workers write one key at the same time.";
+    StateFile, "state-file", "A proxy that starts again takes every backend to be in step.";
+    CasMark, "cas-mark", "A CAS unique of one backend is taken for one of another.";
     ReadRepeats, "read-repeats", "A read whose backend fails is a miss.";
 }
 
@@ -55,7 +67,7 @@ breaks! {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Breaks {
     #[cfg(feature = "breakable")]
-    bits: u32,
+    bits: u64,
 }
 
 impl Breaks {
@@ -64,7 +76,7 @@ impl Breaks {
     #[must_use]
     pub const fn only(one: Break) -> Self {
         Self {
-            bits: 1 << one as u32,
+            bits: 1 << one as u64,
         }
     }
 
@@ -72,7 +84,7 @@ impl Breaks {
     #[cfg(feature = "breakable")]
     #[must_use]
     pub const fn has(self, one: Break) -> bool {
-        self.bits & 1 << one as u32 != 0
+        self.bits & 1 << one as u64 != 0
     }
 
     /// Whether this protection is switched off.

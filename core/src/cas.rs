@@ -6,7 +6,7 @@
 //! client's request with the mark of the backend that the request is sent to, when it is sent. One that
 //! another backend gave never equals the item's: that server itself answers `EXISTS` or `NOT_FOUND`.
 //!
-//! Where a server lets its client choose an item's unique (meta `E`), the proxy chooses: a [`Versions`] number,
+//! Where a server lets its client choose an item's unique (meta `E`), the proxy chooses: a `Versions` number,
 //! the same for all copies of what one write stored. It needs no mark, and a `cas` finds it after a failover.
 //!
 //! ```text
@@ -18,8 +18,8 @@
 //! # Invariants
 //!
 //! - What a backend gives and gets back is its own number: marking twice with the same mark is nothing, for
-//!   every number ([`marked`]).
-//! - Only uniques change, every other byte of a line stays ([`mark_answer`], [`mark_request`]).
+//!   every number (`marked`).
+//! - Only uniques change, every other byte of a line stays (`mark_answer`, `mark_request`).
 //! - The unique that a client chooses itself (`E`) is marked too, so it reads back what it chose, from
 //!   whichever backend.
 //!
@@ -71,6 +71,11 @@ pub(crate) const fn marked(unique: u64, mark: u16) -> u64 {
 
 /// The bit that a version has, and neither a mark nor what a server counted to.
 const VERSION: u64 = 1 << 62;
+
+/// Whether `unique` was chosen by a proxy, so that every copy of the item can have it.
+pub(crate) const fn is_version(unique: u64) -> bool {
+    unique & VERSION != 0
+}
 
 /// Versions of one worker: uniques that no other write of any proxy has, and that grow with time.
 #[derive(Debug)]

@@ -319,6 +319,8 @@ limits! {
         "Pause before the first probe of a backend that is down. It doubles after each failed probe.";
     probe_delay_ms_max = 5_000, 1..=3_600_000, Some("--probe-ms-max"),
         "Longest pause between two probes of a backend that is down.";
+    settle_ms = 5_000, 100..=600_000, None,
+        "Milliseconds for which a backend that is back has to answer probes, where it cannot be told whether it still has old connections of ours: behind an address translation, or over a unix socket.";
     drain_ms = 5_000, 0..=3_600_000, Some("--drain-ms"),
         "On SIGTERM, longest wait for requests in flight before the process exits.";
     stats_ms = 200, 1..=10_000, None,

@@ -10,10 +10,11 @@
 //! | --- | --- |
 //! | When is a client read, when closed? | `clients`, `upload` |
 //! | What becomes of a request? | `start`, `exchange` |
-//! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `broadcast` |
+//! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `slots`, `broadcast` |
 //! | What leaves for a backend, when? | `backends`, `gather`, `encode`, `explicit` |
 //! | Whose answer is this? | `answers` |
 //! | How does it reach the client? | `replies`, `send_queue` |
+//! | What if a backend is silent? | `hedge` |
 //! | What did a backend miss? | `purge`, `remembered` |
 //!
 //! The caller owns the sockets and the clock. It gives [`Engine::handle`] one [`Input`] after the other,
@@ -26,8 +27,8 @@
 //!   (`replies`: only the head of a client's queue is written out).
 //! - An answer is matched to the oldest request of the backend's pipeline. One that fits no request closes
 //!   that connection (`answers`).
-//! - For one key, writes reach a backend in the order of their arrival: one connection per backend, and
-//!   locks where an outcome must be copied (`writes`).
+//! - For one key, writes reach a backend in the order of their arrival: one connection per backend. Where a key
+//!   has a second copy one write is under way at a time, in all workers (`locks`, `slots`).
 //! - Bytes leave only at the end of a turn, so that many requests share a write.
 //!
 //! Not here: which backend has a key (`placement`), whether a backend is up (`keeper`).
@@ -39,13 +40,16 @@ mod clients;
 mod encode;
 mod exchange;
 mod explicit;
+mod fill;
 mod gather;
+mod hedge;
 mod locks;
 mod purge;
 mod reads;
 mod remembered;
 mod replies;
 mod send_queue;
+mod slots;
 mod start;
 mod upload;
 mod writes;
@@ -56,19 +60,21 @@ use std::sync::Arc;
 
 use crate::breaks::{Break, Breaks};
 use crate::cas::Versions;
-use crate::config::{Config, DeadRead, Flush, Limits, ProcessInfo};
+use crate::config::{Config, DeadRead, Flush, Hedge, Limits, ProcessInfo};
 use crate::keeper::{Failure, Report};
 use crate::placement::{Phase, Placement, Plan, Standing, View, plan};
 use crate::proto::ParseLimits;
-use crate::stats::{Counter, Counters};
+use crate::stats::{Counter, Counters, Progress};
 use crate::{BackendId, Time, WorkerId};
 
 use backends::Backend;
 use broadcast::Broadcast;
 use clients::Client;
 use exchange::{ExchangeId, Exchanges, Kind};
-use locks::Locks;
+use locks::{Granted, Locks};
 use send_queue::Pool;
+
+pub use slots::Slots;
 
 /// A client connection of one worker. Numbers are used again, with another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +106,8 @@ pub enum Input<'a> {
     ClientLost(ClientId),
     /// A connection that was asked for is there.
     BackendConnected(ConnectionId),
+    /// It leads to the process that the View is about.
+    Verified(ConnectionId),
     /// Bytes from a backend.
     BackendData(ConnectionId, &'a [u8]),
     /// A connection could not be made, or is gone.
@@ -108,6 +116,8 @@ pub enum Input<'a> {
     View(&'a Arc<View>),
     /// All workers have acknowledged this epoch.
     Settled(u64),
+    /// Another worker said [`Output::WakeWorkers`].
+    SlotsFreed,
     /// Finish what is under way and close clients that wait for nothing.
     Drain,
     /// All that this turn brought has been handed in: what was gathered may leave.
@@ -131,6 +141,12 @@ pub enum Output {
     CloseClient(ClientId),
     /// For the keeper.
     Report(Report),
+    /// For the healer, before any later report of this worker reaches the keeper: this backend lacks these
+    /// keys, by their placement, if their authority has them.
+    Recopy(BackendId, Vec<Box<[u8]>>),
+    /// Give every other worker [`Input::SlotsFreed`]: a write of one of them may wait for what this one was
+    /// writing. At most once per turn.
+    WakeWorkers,
     /// Where a request went, if `trace_routes` is set.
     Route(RouteTrace),
     /// Nothing to do before this moment, or before something happens.
@@ -152,6 +168,38 @@ pub struct RouteTrace {
     pub follower: Option<BackendId>,
 }
 
+/// What the workers of one process share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Where keys live.
+    pub placement: Arc<Placement>,
+    /// By worker, in order of their ids.
+    pub counters: Arc<Vec<Counters>>,
+    /// By backend: what was missed, and what is being copied.
+    pub progress: Arc<Vec<Progress>>,
+    /// Who may write which keys.
+    pub slots: Arc<Slots>,
+}
+
+impl Shared {
+    /// For as many workers as are configured.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let counters = (0..config.workers).map(|_| Counters::default()).collect();
+        let progress = config
+            .backends
+            .iter()
+            .map(|_| Progress::default())
+            .collect();
+        Self {
+            placement: Arc::new(Placement::new(config)),
+            counters: Arc::new(counters),
+            progress: Arc::new(progress),
+            slots: Arc::new(Slots::new(config.workers)),
+        }
+    }
+}
+
 /// One worker. See the module's page.
 #[derive(Debug)]
 #[expect(
@@ -164,7 +212,9 @@ pub struct Engine {
     parse_limits: ParseLimits,
     flush: Flush,
     dead_read: DeadRead,
+    hedge: Hedge,
     trace_routes: bool,
+    fill: fill::Fill,
     breaks: Breaks,
     has_backups: bool,
     /// This worker's share of `memory_max`.
@@ -179,6 +229,8 @@ pub struct Engine {
     writes_of_epoch: usize,
     writes_of_older: usize,
     all_counters: Arc<Vec<Counters>>,
+    /// By backend.
+    progress: Arc<Vec<Progress>>,
     started: Time,
     /// When the turn under way began.
     turn_at: Time,
@@ -196,12 +248,12 @@ pub struct Engine {
     backends: Vec<Backend>,
     broadcasts: Vec<(ExchangeId, Broadcast)>,
     locks: Locks,
-    /// Conditional writes that wait for an epoch.
+    /// What waits for an epoch: conditional writes, and all that has no authority at the moment.
     awaiting_epoch: Vec<ExchangeId>,
+    /// When the last `flush_all` of a client takes effect, if it was to do so later.
+    delayed_flush: Option<Time>,
     /// Diverted writes whose acknowledgement is held until their epoch has settled.
     held: Vec<ExchangeId>,
-    /// Exchanges that can go on: locks were released. Worked off before `handle` returns.
-    ready: VecDeque<ExchangeId>,
 
     pool: Pool,
     batch_pool: Vec<Vec<ExchangeId>>,
@@ -217,15 +269,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A worker without clients. `counters` has one entry per worker, in order of their ids.
+    /// A worker without clients.
     #[must_use]
-    pub fn new(
-        worker: WorkerId,
-        config: &Config,
-        placement: Arc<Placement>,
-        counters: Arc<Vec<Counters>>,
-        now: Time,
-    ) -> Self {
+    pub fn new(worker: WorkerId, config: &Config, shared: Shared, now: Time) -> Self {
+        let slots = if config.breaks.has(Break::OneWriter) {
+            Arc::new(Slots::new(1))
+        } else {
+            shared.slots
+        };
         let limits = config.limits.clone();
         let length = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let parse_limits = ParseLimits {
@@ -239,18 +290,21 @@ impl Engine {
             parse_limits,
             flush: config.flush,
             dead_read: config.dead_read,
+            hedge: config.hedge,
             trace_routes: config.trace_routes,
+            fill: fill::Fill::default(),
             breaks: config.breaks,
             has_backups: config.has_backups(),
             memory_len_max: limits.memory_max / u64::from(config.workers.max(1)),
             memory_len: 0,
-            placement,
+            placement: shared.placement,
             view: Arc::new(View::initial(config.backends.len())),
             settled: 0,
             acknowledged: 0,
             writes_of_epoch: 0,
             writes_of_older: 0,
-            all_counters: counters,
+            all_counters: shared.counters,
+            progress: shared.progress,
             started: now,
             turn_at: now,
             process: config.process,
@@ -269,10 +323,10 @@ impl Engine {
                 .map(|_| Backend::new(&limits, u64::from(config.workers.max(1))))
                 .collect(),
             broadcasts: Vec::new(),
-            locks: Locks::default(),
+            locks: Locks::new(slots),
             awaiting_epoch: Vec::new(),
+            delayed_flush: None,
             held: Vec::new(),
-            ready: VecDeque::new(),
             pool: Pool::default(),
             batch_pool: Vec::new(),
             scratch: Vec::new(),
@@ -295,12 +349,14 @@ impl Engine {
             Input::ClientEnd(client) => self.on_client_end(client),
             Input::ClientLost(client) => self.on_client_lost(client),
             Input::BackendConnected(connection) => self.on_backend_connected(now, connection),
+            Input::Verified(connection) => self.on_verified(now, connection),
             Input::BackendData(connection, data) => self.on_backend_data(now, connection, data),
             Input::BackendLost(connection, failure) => {
                 self.on_backend_lost(now, connection, failure);
             }
             Input::View(view) => self.on_view(now, view),
             Input::Settled(epoch) => self.on_settled(now, epoch),
+            Input::SlotsFreed => self.locks.look_at_queued(),
             Input::Drain => self.on_drain(),
             Input::TurnEnd => self.on_turn_end(now),
         }
@@ -328,7 +384,7 @@ impl Engine {
     /// Whether nothing is under way and no client is left.
     #[must_use]
     pub const fn is_drained(&self) -> bool {
-        self.clients_open == 0 && self.exchanges.len() == 0
+        self.clients_open == 0 && self.exchanges.len() == 0 && self.locks.is_empty()
     }
 
     /// Bytes that wait to be written to a client: as many pieces as `slices` takes.
@@ -356,6 +412,7 @@ impl Engine {
         if self.exchanges[exchange].refs == 1 {
             self.free_payload(exchange);
             self.drop_reply(exchange);
+            self.drop_hedge_reply(exchange);
         }
         self.exchanges.release(exchange);
     }
@@ -372,14 +429,15 @@ impl Engine {
     /// just seen itself.
     fn standing(&self, backend: BackendId) -> Standing {
         let view = &self.view.backends[backend.index()];
-        if self.backends[backend.index()].failed_incarnation == Some(view.incarnation)
-            && !self.breaks.has(Break::OwnFailure)
-        {
+        if self.has_seen_fail(backend) {
             return Standing::Absent;
         }
         match view.standing() {
-            Standing::InStep(_) if self.breaks.has(Break::Seniority) => Standing::InStep(0),
-            standing @ (Standing::InStep(_) | Standing::Following | Standing::Absent) => standing,
+            Standing::Junior(_) if self.breaks.has(Break::Seniority) => Standing::Junior(0),
+            standing @ (Standing::InStep
+            | Standing::Junior(_)
+            | Standing::Following
+            | Standing::Absent) => standing,
         }
     }
 
@@ -393,15 +451,40 @@ impl Engine {
     }
 
     fn plan(&self, primary: BackendId, backup: Option<BackendId>) -> Plan {
-        let backup = backup.map(|backup| (backup, self.standing(backup)));
-        plan((primary, self.standing(primary)), backup)
+        // Where only this worker knows of a failure, a junior may hold copies that were not looked at again.
+        let leads = |backend, partner: Option<BackendId>| match self.standing(backend) {
+            Standing::Junior(_) if partner.is_some_and(|partner| self.has_seen_fail(partner)) => {
+                Standing::Following
+            }
+            standing @ (Standing::InStep
+            | Standing::Junior(_)
+            | Standing::Following
+            | Standing::Absent) => standing,
+        };
+        plan(
+            (primary, leads(primary, backup)),
+            backup.map(|backup| (backup, leads(backup, Some(primary)))),
+        )
+    }
+
+    /// Whether this worker has seen `backend` fail and its View does not say so yet.
+    fn has_seen_fail(&self, backend: BackendId) -> bool {
+        let view = &self.view.backends[backend.index()];
+        self.backends[backend.index()].failed_incarnation == Some(view.incarnation)
+            && !self.breaks.has(Break::OwnFailure)
+    }
+
+    /// What waits for the next View, in order of arrival.
+    fn await_epoch(&mut self, exchange: ExchangeId) {
+        self.exchanges.retain(exchange);
+        self.awaiting_epoch.push(exchange);
     }
 
     /// Whether no worker reads `backend` any more, if it is absent.
     fn absence_is_settled(&self, backend: BackendId) -> bool {
         let view = &self.view.backends[backend.index()];
         match self.standing(backend) {
-            Standing::InStep(_) | Standing::Following => true,
+            Standing::InStep | Standing::Junior(_) | Standing::Following => true,
             Standing::Absent => view.phase == Phase::Down && view.since_epoch <= self.settled,
         }
     }
@@ -409,19 +492,25 @@ impl Engine {
     fn on_view(&mut self, now: Time, view: &Arc<View>) {
         assert!(view.epoch > self.view.epoch, "the keeper's epochs grow");
         let before = std::mem::replace(&mut self.view, Arc::clone(view));
+        self.fill.on_view(&before, view);
         self.writes_of_older += self.writes_of_epoch;
         self.writes_of_epoch = 0;
         for (index, (was, is)) in before.backends.iter().zip(&view.backends).enumerate() {
             let id = backends::backend_id(index);
+            if is.since_epoch != was.since_epoch {
+                self.backends[index].phase_since = now;
+            }
             if is.incarnation != was.incarnation {
                 // The failure may have been seen by another worker only.
+                self.backends[index].suspect = false;
                 self.abandon_backend(now, id);
                 self.backends[index].failed_incarnation = None;
+                self.backends[index].absent_since = now;
             }
             if is.phase == Phase::Purging && is.since_epoch != was.since_epoch {
                 self.start_purge(now, id, is.flush);
             }
-            if is.phase == Phase::Up && was.phase != Phase::Up {
+            if is.phase != Phase::Down && was.phase != is.phase {
                 // Without a connection nobody would notice its next restart.
                 self.connect(now, id);
             }
@@ -438,7 +527,13 @@ impl Engine {
     /// What waited for an epoch looks again.
     fn go_on_after_epoch(&mut self, now: Time) {
         for exchange in std::mem::take(&mut self.awaiting_epoch) {
-            self.start_write(now, exchange);
+            match self.exchanges[exchange].kind {
+                Kind::Fetch(_) | Kind::Read => self.dispatch_read(now, exchange),
+                Kind::Write => self.start_write(now, exchange),
+                Kind::Local | Kind::Upload | Kind::Broadcast => {
+                    unreachable!("only reads and writes wait for an epoch")
+                }
+            }
             self.release(exchange);
         }
         for exchange in std::mem::take(&mut self.held) {
@@ -469,24 +564,32 @@ impl Engine {
 
     fn on_turn_end(&mut self, now: Time) {
         self.expire(now);
+        self.locks.look_at_queued();
         self.work_off_ready(now);
         self.resume_clients(now);
         self.work_off_ready(now);
         self.send_gathered(now);
         self.queue_writes();
+        if self.locks.take_wake() {
+            self.outputs.push_back(Output::WakeWorkers);
+        }
         self.counters().set_clients_open(self.clients_open as u64);
         self.counters().set_memory_len(self.memory_len);
     }
 
     fn work_off_ready(&mut self, now: Time) {
-        while let Some(exchange) = self.ready.pop_front() {
-            match self.exchanges[exchange].kind {
-                Kind::Fetch(_) | Kind::Read => self.dispatch_read(now, exchange),
-                Kind::Write => self.dispatch_write(now, exchange),
-                Kind::Local | Kind::Upload | Kind::Broadcast => {
-                    unreachable!("only reads and writes wait for locks")
+        while let Some(granted) = self.locks.next_granted() {
+            let exchange = match granted {
+                Granted::Read(exchange) => {
+                    self.route_read(now, exchange);
+                    exchange
                 }
-            }
+                Granted::Write(exchange) => {
+                    self.exchanges[exchange].write.holds_lock = true;
+                    self.start_write(now, exchange);
+                    exchange
+                }
+            };
             self.release(exchange);
         }
     }
@@ -530,7 +633,7 @@ impl Engine {
     fn next_deadline(&self) -> Option<Time> {
         let more = !self.dirty_clients.is_empty()
             || !self.dirty_backends.is_empty()
-            || !self.ready.is_empty();
+            || self.locks.has_news();
         if more {
             return Some(Time(0));
         }

@@ -1,119 +1,78 @@
-//! Health of all backends, for all workers of one process.
+//! Health and recovery of all backends, for all workers of one process.
 //!
-//! Workers report what they see, probes say who is back, and the keeper publishes Views. One machine per
-//! backend:
+//! Workers report what they see, probes say who is there, the healer (`heal`) copies, and the keeper publishes
+//! Views. One machine per backend:
 //!
 //! ```text
-//!          failure reported                probe answered, and every worker
-//!          by any worker                   has acknowledged that it was down
-//!    Up ──────────────────────> Down ──────────────────────────────────> Purging
-//!    ^                           ^                                        │  │
-//!    │                           └─────────────── failure ────────────────┘  │
-//!    └───────────────────── every worker has purged it ──────────────────────┘
+//!         a worker's report,     answered, settled,        rid of what it missed,
+//!         another identity       every worker knows        by every participant
+//!    Up ────────────────> Down ───────────────────> Purging ────────────────> CatchingUp <─┐
+//!    ^ │                   ^                           │                        │  ^  │     │ more to
+//!    │ │                   └──────── failure ──────────┴────────────────────────┘  │  │     │ copy
+//!    │ │                                                                           │  v     │
+//!    │ └───────── a partner that it lacks items of is up ──────────────────────────┘ Flipping
+//!    │                                                     a source fails: Cleaning <─┤  │
+//!    │                                                                   (and back)      │
+//!    └───────────────────── every participant has acknowledged, nothing more to copy ────┘
 //! ```
 //!
-//! A backend that is up again is junior to those that were up meanwhile ([`BackendView::since_epoch`]): it gets
-//! every write, but is read only for keys whose other backend is gone.
+//! - **Settled**: nothing that was sent to it before can still be executed. Another process answers, or
+//!   `stats conns` on a fresh connection does not list our old connections, or it has answered probes for
+//!   `settle_ms` although nobody can tell.
+//! - **Identity**: process id, start time and counters that only grow. It is asked on every new connection,
+//!   so that a restart between two requests is noticed before anybody reads.
+//! - **What it lacks** is a set of partners. All of them after a restart or a flush; else none, and the
+//!   healer is given single keys by the workers. A partner that is down is copied from when it is back.
 //!
 //! # Invariants
 //!
-//! - Only an answered probe leads out of `Down`; a report about an earlier incarnation changes nothing.
-//! - While `Down`, exactly one probe is scheduled or in flight.
-//! - The epoch grows with every View; `settled` is the newest epoch that every worker has acknowledged
+//! - Only an answered probe leads out of `Down`, and only one that was sent after the epoch in which the
+//!   backend went down had settled: no worker reads it or writes to it any more.
+//! - A report about an earlier incarnation changes nothing.
+//! - The epoch grows with every View; `settled` is the newest epoch that every participant has acknowledged
 //!   and never decreases.
-//! - A backend leaves `Down` only after the epoch in which it went down has settled, so that no worker
-//!   still reads it when its purge begins.
+//! - A backend is `Up` only after an epoch in which nothing was left to copy to it and conditional commands
+//!   waited (`Flipping`).
+//! - Nobody leads with copies that were not looked at again: if a source of a junior fails, the junior is
+//!   `Cleaning` until the healer has removed them.
+//! - Whoever copies from a backend never comes to lead it: one that returns ranks behind all others, and one that
+//!   was in step and goes back to catching up ranks before them.
+//! - A backend that somebody flushed while it caught up starts again (`cmd_flush` before and after).
 //!
-//! Not here: what a phase means for a request (`placement`), probes on the wire (`magent/src/control.rs`).
+//! What the keeper is told is in `report`, what a probe's answer leads to in `probes`, changes of phase in
+//! `phases`.
+//!
+//! Not here: what a phase means for a request (`placement`), probes on the wire (`magent/src/probe.rs`), copying
+//! (`heal`).
+mod phases;
+mod probes;
+mod report;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::breaks::{Break, Breaks};
+use crate::cas::mark;
+use crate::engine::ConnectionId;
 use crate::placement::{BackendView, Phase, Version, View};
 use crate::{BackendId, Time, WorkerId};
 
-/// What a worker tells the keeper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
-    /// A connection failed. The worker already treats the backend as down.
-    Failed {
-        /// Which backend.
-        backend: BackendId,
-        /// The incarnation that failed.
-        incarnation: u32,
-        /// How.
-        failure: Failure,
-    },
-    /// The worker has deleted on the backend what it remembered.
-    Purged {
-        /// Which backend.
-        backend: BackendId,
-        /// The incarnation that was purged.
-        incarnation: u32,
-    },
-    /// The backend has missed acknowledged writes that cannot be named.
-    Overflow {
-        /// Which backend.
-        backend: BackendId,
-    },
-    /// The worker lives by this epoch, and its writes of earlier ones are finished.
-    Acknowledged {
-        /// Which epoch.
-        epoch: u64,
-    },
-}
-
-macro_rules! failures {
-    ($($variant:ident, $name:literal, $doc:literal;)+) => {
-        /// How a backend failed.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Failure {
-            $(#[doc = $doc] $variant,)+
-        }
-
-        impl Failure {
-            /// Every failure, in the order of the table.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// For logs and `stats magent`.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)+ }
-            }
-        }
-    };
-}
-
-failures! {
-    Refused, "connection refused", "Nobody listens there.";
-    Unreachable, "unreachable", "The network knows no way, or the kernel gave another error.";
-    Unresolved, "name not resolved", "The host's name has no address.";
-    ConnectTimeout, "connect timed out", "No connection within fail_ms.";
-    Reset, "connection lost", "Closed by the backend: while it owed answers, or at all if there are backups.";
-    Silent, "silent", "Not a byte for fail_ms while it owed answers.";
-    Desync, "answer out of step", "An answer that fits no request.";
-    Overflowed, "missed too much", "It returned, but missed more than it can be purged of.";
-    BadProbe, "not a memcached", "A probe's answer that no memcached gives.";
-}
-
-/// What an answered probe says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProbeAnswer {
-    /// The version, if it could be read.
-    pub version: Option<Version>,
-}
+use probes::Probe;
+pub use report::{Failure, Identity, Left, ProbeAnswer, Remains, Report};
 
 /// What the keeper wants done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
-    /// Give this View to every worker.
+    /// Give this View to every worker and to the healer. What it says about who is in step is written down
+    /// first, where there is a state file.
     Publish(Arc<View>),
-    /// Tell every worker that all have acknowledged this epoch.
+    /// Tell every worker and the healer that all have acknowledged this epoch.
     Settled(u64),
     /// Probe this backend on a fresh connection and say how it went.
     Probe(BackendId),
-    /// A backend has changed phase: for the log.
+    /// Tell this worker that its connection leads to the process that is in the View.
+    Verified(WorkerId, ConnectionId),
+    /// A backend has changed phase: for the log and for events.
     Changed(Change),
     /// Nothing to do before this moment, or before something is reported.
     Wait(Option<Time>),
@@ -132,21 +91,31 @@ pub struct Change {
     pub failure: Option<Failure>,
     /// Whether its purge is a flush.
     pub flush: bool,
+    /// Backends whose share it lacks.
+    pub lacks: usize,
     /// How long it was in the phase before, in milliseconds.
     pub lasted_ms: u64,
+    /// How long ago it left `Up`, in milliseconds.
+    pub away_ms: u64,
 }
 
 /// What the keeper needs to know before it starts.
 #[derive(Debug, Clone)]
 pub struct KeeperConfig {
-    /// Number of backends.
-    pub backends: usize,
-    /// Number of workers.
+    /// By backend: its address without a label, the same in every proxy.
+    pub addresses: Vec<String>,
+    /// By backend: see [`crate::placement::Placement::partners`].
+    pub partners: Vec<Vec<BackendId>>,
+    /// Number of workers. The healer takes part with the next [`WorkerId`].
     pub workers: usize,
+    /// Whether a backend that missed more than can be named stays down until it is restarted empty.
+    pub stay_down: bool,
     /// See `probe_delay_ms_min`.
     pub probe_delay_ms_min: u64,
     /// See `probe_delay_ms_max`.
     pub probe_delay_ms_max: u64,
+    /// See `settle_ms`.
+    pub settle_ms: u64,
     /// Spreads the probes of several proxies: any number.
     pub jitter_seed: u64,
 }
@@ -157,6 +126,9 @@ pub struct Keeper {
     config: KeeperConfig,
     backends: Vec<Backend>,
     epoch: u64,
+    /// The lowest and the highest that were given to a backend.
+    seniority_first: u64,
+    seniority_last: u64,
     acknowledged: Vec<u64>,
     settled: u64,
     jitter: u64,
@@ -166,28 +138,61 @@ pub struct Keeper {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other"
+)]
 struct Backend {
     state: State,
     since: Time,
     since_epoch: u64,
+    /// When it was last `Up`.
+    up_until: Time,
+    seniority: u64,
     incarnation: u32,
+    /// It missed acknowledged writes that cannot be named.
     overflow: bool,
+    /// It has to be rid of all that it holds.
+    flush: bool,
+    /// Others were told of writes that it may have missed.
+    missed: bool,
     version: Option<Version>,
+    explicit_cas: bool,
+    identity: Option<Identity>,
+    /// Backends whose share it lacks.
+    lacks: BTreeSet<BackendId>,
+    /// Whether the healer has single keys to copy to it.
+    left: Left,
+    /// A backend in `lacks` cannot be walked.
+    unwalkable: bool,
+    /// `cmd_flush` when it was last asked.
+    flushes: Option<u64>,
+    probe: Option<Probe>,
+    probe_again: bool,
+    /// Connections that the next probe verifies.
+    unverified: Vec<(WorkerId, ConnectionId)>,
 }
-
 #[derive(Debug)]
 enum State {
     Up,
-    Down { delay_ms: u64, probe: Probe },
-    Purging { waiting_for: Vec<WorkerId> },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Probe {
-    At(Time),
-    InFlight,
-    /// Answered, but the epoch in which the backend went down has not settled.
-    Answered,
+    Down {
+        delay_ms: u64,
+        /// When it is probed again; `None` while a probe or the epoch is waited for.
+        probe_at: Option<Time>,
+        /// Whether another process answers than the one that failed.
+        restarted: bool,
+        /// Whether nobody knows who answered there before.
+        stranger: bool,
+        /// Since when it has answered every probe.
+        answering: Option<Time>,
+    },
+    Purging {
+        /// Empty: the probe that begins the catch-up is on its way.
+        waiting_for: Vec<WorkerId>,
+    },
+    Cleaning,
+    CatchingUp,
+    Flipping,
 }
 
 impl State {
@@ -196,36 +201,68 @@ impl State {
             Self::Up => Phase::Up,
             Self::Down { .. } => Phase::Down,
             Self::Purging { .. } => Phase::Purging,
+            Self::Cleaning => Phase::Cleaning,
+            Self::CatchingUp => Phase::CatchingUp,
+            Self::Flipping => Phase::Flipping,
+        }
+    }
+
+    const fn down(delay_ms: u64, probe_at: Time) -> Self {
+        Self::Down {
+            delay_ms,
+            probe_at: Some(probe_at),
+            restarted: false,
+            stranger: false,
+            answering: None,
         }
     }
 }
 
 impl Keeper {
-    /// A keeper that takes every backend to be up and probes each once to learn its version.
+    /// A keeper that takes every backend to be up and probes each once to learn who it is.
     #[must_use]
     pub fn new(config: KeeperConfig, now: Time) -> Self {
-        let backends = (0..config.backends)
-            .map(|_| Backend {
-                state: State::Up,
-                since: now,
-                since_epoch: 0,
-                incarnation: 0,
-                overflow: false,
-                version: None,
-            })
-            .collect();
-        let first_probes = (0..config.backends).map(|index| Output::Probe(backend_id(index)));
-        Self {
-            backends,
+        let count = config.partners.len();
+        let backends = (0..count).map(|_| Backend {
+            state: State::Up,
+            since: now,
+            since_epoch: 0,
+            up_until: now,
+            seniority: 0,
+            incarnation: 0,
+            overflow: false,
+            flush: false,
+            missed: false,
+            version: None,
+            explicit_cas: false,
+            identity: None,
+            lacks: BTreeSet::new(),
+            left: Left::None,
+            unwalkable: false,
+            flushes: None,
+            probe: None,
+            probe_again: false,
+            unverified: Vec::new(),
+        });
+        let has_partners = config.partners.iter().any(|partners| !partners.is_empty());
+        let participants = config.workers + usize::from(has_partners);
+        let mut this = Self {
+            backends: backends.collect(),
             epoch: 0,
-            acknowledged: vec![0; config.workers],
+            seniority_first: SENIORITY_START,
+            seniority_last: SENIORITY_START,
+            acknowledged: vec![0; participants],
             settled: 0,
             jitter: config.jitter_seed,
             changed: false,
             breaks: Breaks::default(),
-            outputs: first_probes.collect(),
+            outputs: VecDeque::new(),
             config,
+        };
+        for index in 0..count {
+            this.probe(backend_id(index));
         }
+        this
     }
 
     /// The same with protections switched off.
@@ -234,15 +271,25 @@ impl Keeper {
         Self { breaks, ..self }
     }
 
+    /// What an earlier process has left in its state file. Before the first [`Self::poll`].
+    pub fn restore(&mut self, now: Time, backend: BackendId, remains: Remains) {
+        let this = &mut self.backends[backend.index()];
+        this.identity = remains.identity;
+        if remains.missed {
+            this.overflow = true;
+            this.missed = true;
+            self.mark_down(now, backend, Failure::Unfinished);
+        }
+    }
+
     /// What to do next. Call until it says `Wait`.
     pub fn poll(&mut self, now: Time) -> Output {
         for index in 0..self.backends.len() {
-            if let State::Down { probe, .. } = &mut self.backends[index].state
-                && let Probe::At(at) = *probe
-                && at <= now
+            if let State::Down { probe_at, .. } = &mut self.backends[index].state
+                && probe_at.is_some_and(|at| at <= now)
             {
-                *probe = Probe::InFlight;
-                self.outputs.push_back(Output::Probe(backend_id(index)));
+                *probe_at = None;
+                self.probe(backend_id(index));
             }
         }
         if std::mem::take(&mut self.changed) {
@@ -254,11 +301,12 @@ impl Keeper {
                 .backends
                 .iter()
                 .filter_map(|backend| match backend.state {
-                    State::Down {
-                        probe: Probe::At(at),
-                        ..
-                    } => Some(at),
-                    State::Down { .. } | State::Up | State::Purging { .. } => None,
+                    State::Down { probe_at, .. } => probe_at,
+                    State::Up
+                    | State::Purging { .. }
+                    | State::Cleaning
+                    | State::CatchingUp
+                    | State::Flipping => None,
                 });
             Output::Wait(probes.min())
         })
@@ -267,14 +315,33 @@ impl Keeper {
     /// The View in force.
     #[must_use]
     pub fn view(&self) -> View {
-        let backends = self.backends.iter().map(|backend| BackendView {
-            phase: backend.state.phase(),
-            incarnation: backend.incarnation,
-            since_epoch: backend.since_epoch,
-            flush: backend.overflow,
-            version: backend.version,
-            mark: 0,
-            explicit_cas: false,
+        let backends = (0..self.backends.len()).map(|index| {
+            let backend = &self.backends[index];
+            BackendView {
+                phase: backend.state.phase(),
+                incarnation: backend.incarnation,
+                since_epoch: backend.since_epoch,
+                seniority: backend.seniority,
+                flush: backend.flush,
+                fill: backend.unwalkable,
+                sources: match backend.state {
+                    State::CatchingUp => self.sources(backend_id(index)).collect(),
+                    State::Up
+                    | State::Down { .. }
+                    | State::Purging { .. }
+                    | State::Cleaning
+                    | State::Flipping => Vec::new(),
+                },
+                version: backend.version,
+                mark: if self.breaks.has(Break::CasMark) {
+                    0
+                } else {
+                    let identity = backend.identity.as_ref();
+                    let started = identity.map_or(0, |identity| identity.started_unix_s);
+                    mark(&self.config.addresses[index], started)
+                },
+                explicit_cas: backend.explicit_cas,
+            }
         });
         View {
             epoch: self.epoch,
@@ -282,7 +349,17 @@ impl Keeper {
         }
     }
 
-    /// A worker has something to say.
+    /// What a later process of this proxy has to know about a backend.
+    #[must_use]
+    pub fn remains(&self, backend: BackendId) -> Remains {
+        let this = &self.backends[backend.index()];
+        Remains {
+            identity: this.identity,
+            missed: this.missed,
+        }
+    }
+
+    /// A worker, or the healer, has something to say.
     pub fn on_report(&mut self, now: Time, worker: WorkerId, report: Report) {
         match report {
             Report::Failed {
@@ -290,131 +367,67 @@ impl Keeper {
                 incarnation,
                 failure,
             } => {
-                if self.backends[backend.index()].incarnation == incarnation {
+                if self.is_current(backend, incarnation) {
                     self.mark_down(now, backend, failure);
+                }
+            }
+            Report::Connected {
+                connection,
+                incarnation,
+            } => {
+                if self.is_current(connection.backend, incarnation) {
+                    let this = &mut self.backends[connection.backend.index()];
+                    this.unverified.push((worker, connection));
+                    self.probe(connection.backend);
+                }
+            }
+            Report::Suspect {
+                backend,
+                incarnation,
+            } => {
+                // Again, if one is under way: the backend may have answered that before.
+                if self.is_current(backend, incarnation) {
+                    self.probe(backend);
                 }
             }
             Report::Purged {
                 backend,
                 incarnation,
+            } => self.on_purged(worker, backend, incarnation),
+            Report::Overflow { backend } => self.on_overflow(now, backend),
+            Report::Acknowledged { epoch } => self.on_acknowledged(now, worker, epoch),
+            Report::Copied {
+                target,
+                incarnation,
+                source,
             } => {
-                self.on_purged(now, worker, backend, incarnation);
-            }
-            Report::Overflow { backend } => {
-                let this = &mut self.backends[backend.index()];
-                let known = std::mem::replace(&mut this.overflow, true);
-                // Sent before the worker heard of a purge that does not flush: that one is not enough.
-                if !known && matches!(this.state, State::Purging { .. }) {
-                    self.mark_down(now, backend, Failure::Overflowed);
+                if self.is_current(target, incarnation) {
+                    self.on_copied(target, source);
                 }
             }
-            Report::Acknowledged { epoch } => self.on_acknowledged(now, worker, epoch),
+            Report::Lacks { target, source } => self.on_lacks(now, target, source),
+            Report::Left { target, left } => self.on_left(now, target, left),
+            Report::Unwalkable { target, source } => {
+                let this = &mut self.backends[target.index()];
+                if this.lacks.contains(&source) && !this.unwalkable {
+                    this.unwalkable = true;
+                    self.next_epoch();
+                }
+            }
         }
     }
 
     /// A worker has ended: nobody waits for it any more.
     pub fn on_worker_ended(&mut self, now: Time, worker: WorkerId) {
-        self.on_acknowledged(now, worker, u64::MAX);
+        self.on_acknowledged(now, worker, ENDED);
         for index in 0..self.backends.len() {
             let incarnation = self.backends[index].incarnation;
-            self.on_purged(now, worker, backend_id(index), incarnation);
+            self.on_purged(worker, backend_id(index), incarnation);
         }
     }
 
-    /// The probe that was asked for was answered, or not.
-    pub fn on_probe(
-        &mut self,
-        now: Time,
-        backend: BackendId,
-        result: Result<ProbeAnswer, Failure>,
-    ) {
-        let this = &mut self.backends[backend.index()];
-        if let Ok(answer) = result
-            && answer.version.is_some()
-            && answer.version != this.version
-        {
-            this.version = answer.version;
-            self.next_epoch();
-        }
-        let this = &mut self.backends[backend.index()];
-        match (&mut this.state, result) {
-            (State::Down { probe, .. }, Ok(_)) => {
-                *probe = Probe::Answered;
-                self.leave_down_if_settled(now, backend);
-            }
-            (State::Down { .. }, Err(_)) => self.schedule_probe(now, backend),
-            // The first probe after the start: nobody may have tried the backend yet.
-            (State::Up, Err(failure)) => self.mark_down(now, backend, failure),
-            (State::Up | State::Purging { .. }, _) => {}
-        }
-    }
-
-    fn mark_down(&mut self, now: Time, backend: BackendId, failure: Failure) {
-        let this = &mut self.backends[backend.index()];
-        if matches!(this.state, State::Down { .. }) {
-            return;
-        }
-        this.incarnation += 1;
-        let delay_ms = self.config.probe_delay_ms_min;
-        self.enter(
-            now,
-            backend,
-            State::Down {
-                delay_ms,
-                probe: Probe::At(now.after_ms(delay_ms)),
-            },
-            Some(failure),
-        );
-    }
-
-    fn schedule_probe(&mut self, now: Time, backend: BackendId) {
-        let jitter = self.next_jitter();
-        let State::Down { delay_ms, probe } = &mut self.backends[backend.index()].state else {
-            return;
-        };
-        *delay_ms = delay_ms
-            .saturating_mul(2)
-            .min(self.config.probe_delay_ms_max);
-        // 75 to 100 % of the delay, so that many proxies do not probe in step.
-        *probe = Probe::At(now.after_ms(*delay_ms - *delay_ms * (jitter % 64) / 256));
-    }
-
-    fn leave_down_if_settled(&mut self, now: Time, backend: BackendId) {
-        let this = &mut self.backends[backend.index()];
-        let answered = matches!(
-            this.state,
-            State::Down {
-                probe: Probe::Answered,
-                ..
-            }
-        );
-        let settled = self.settled >= this.since_epoch || self.breaks.has(Break::DownSettles);
-        if !answered || !settled {
-            return;
-        }
-        let workers = (0..self.config.workers).map(worker_id);
-        let state = State::Purging {
-            waiting_for: workers.collect(),
-        };
-        self.enter(now, backend, state, None);
-    }
-
-    fn on_purged(&mut self, now: Time, worker: WorkerId, backend: BackendId, incarnation: u32) {
-        let this = &mut self.backends[backend.index()];
-        let State::Purging { waiting_for } = &mut this.state else {
-            return;
-        };
-        if this.incarnation != incarnation {
-            return;
-        }
-        waiting_for.retain(|&other| other != worker);
-        if self.breaks.has(Break::AllPurge) {
-            waiting_for.clear();
-        }
-        if waiting_for.is_empty() {
-            this.overflow = false;
-            self.enter(now, backend, State::Up, None);
-        }
+    fn is_current(&self, backend: BackendId, incarnation: u32) -> bool {
+        self.backends[backend.index()].incarnation == incarnation
     }
 
     fn on_acknowledged(&mut self, now: Time, worker: WorkerId, epoch: u64) {
@@ -427,27 +440,8 @@ impl Keeper {
         self.settled = settled;
         self.outputs.push_back(Output::Settled(settled));
         for index in 0..self.backends.len() {
-            self.leave_down_if_settled(now, backend_id(index));
+            self.leave_if_settled(now, backend_id(index));
         }
-    }
-
-    fn enter(&mut self, now: Time, backend: BackendId, state: State, failure: Option<Failure>) {
-        self.next_epoch();
-        let epoch = self.epoch;
-        let this = &mut self.backends[backend.index()];
-        let from = this.state.phase();
-        let lasted_ms = now.ms_since(this.since);
-        this.state = state;
-        this.since = now;
-        this.since_epoch = epoch;
-        self.outputs.push_back(Output::Changed(Change {
-            backend,
-            from,
-            to: this.state.phase(),
-            failure,
-            flush: this.overflow,
-            lasted_ms,
-        }));
     }
 
     /// Views that change in one go are published as one.
@@ -457,15 +451,13 @@ impl Keeper {
             self.epoch += 1;
         }
     }
-
-    fn next_jitter(&mut self) -> u64 {
-        // splitmix64 (Steele, Lea, Flood 2014).
-        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.jitter ^ (self.jitter >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }
+
+/// The epoch that a worker has acknowledged that has ended.
+const ENDED: u64 = u64::MAX;
+
+/// Room for returns above, and for those who go back to catching up below.
+const SENIORITY_START: u64 = 1 << 32;
 
 fn backend_id(index: usize) -> BackendId {
     BackendId(u16::try_from(index).expect("BACKENDS_MAX fits in 16 bits"))

@@ -21,6 +21,7 @@ pub mod breaks;
 pub mod cas;
 pub mod config;
 pub mod engine;
+pub mod heal;
 pub mod keeper;
 pub mod placement;
 pub mod proto;

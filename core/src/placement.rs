@@ -5,8 +5,8 @@
 //!
 //! # Invariants
 //!
-//! - At most one backend is the authority for a key, and only one that is in step ([`plan`], tested over
-//!   all rows).
+//! - At most one backend is the authority for a key, it holds nothing old, and nobody has more than it has
+//!   ([`plan`], tested over all rows).
 //! - A backend that is both primary and backup of a list never backs itself up, nor does another on its
 //!   host if there is a choice: the next backup of the ring is taken ([`Placement::route`]).
 //! - A View never changes; the keeper publishes another with a higher epoch.
@@ -14,6 +14,8 @@
 //! Not here: what commands do with a plan (`engine`), when a backend changes phase (`keeper`).
 
 mod apart;
+
+use std::collections::BTreeSet;
 
 use crate::BackendId;
 use crate::config::Config;
@@ -65,6 +67,26 @@ impl Placement {
         }
     }
 
+    /// By backend: those that can hold the second copy of a key of its, in order of their ids.
+    #[must_use]
+    pub fn partners(&self) -> Vec<Vec<BackendId>> {
+        let ids = self.primary_ids.iter().chain(&self.backup_ids);
+        let count = ids.map(|id| id.index() + 1).max().unwrap_or(0);
+        let mut partners = vec![BTreeSet::new(); count];
+        for (primary_index, &primary) in self.primary_ids.iter().enumerate() {
+            for (backup_index, &backup) in self.backup_ids.iter().enumerate() {
+                if self.apart.accepts(primary_index, backup_index) {
+                    partners[primary.index()].insert(backup);
+                    partners[backup.index()].insert(primary);
+                }
+            }
+        }
+        partners
+            .into_iter()
+            .map(|set| set.into_iter().collect())
+            .collect()
+    }
+
     /// Where `key` lives. Allocates nothing.
     #[must_use]
     pub fn route(&self, key: &[u8]) -> Route {
@@ -111,11 +133,18 @@ pub struct BackendView {
     pub phase: Phase,
     /// How often it has been marked down. A report about an earlier incarnation is void.
     pub incarnation: u32,
-    /// Epoch in which `phase` began. Of two backends that are up, the one that has been longer has
-    /// everything that the other has.
+    /// Epoch in which `phase` began.
     pub since_epoch: u64,
+    /// Of two that are not in step the one with the lower number leads. It grows with every return of any
+    /// backend: the one that returned first has everything that was written since the other did. One that was
+    /// in step until now, and lacks items of a backend that is back, has more than all others.
+    pub seniority: u64,
     /// Whether its purge is a flush, because it missed acknowledged writes that cannot be named.
     pub flush: bool,
+    /// Whether what is read at an authority is copied to it, because some authority cannot be walked.
+    pub fill: bool,
+    /// Backends whose share of it has to be copied from them at this moment.
+    pub sources: Vec<BackendId>,
     /// Version that it last told a probe.
     pub version: Option<Version>,
     /// What its CAS uniques are marked with ([`crate::cas::mark`]); 0 until it is known.
@@ -132,7 +161,10 @@ impl View {
             phase: Phase::Up,
             incarnation: 0,
             since_epoch: 0,
+            seniority: 0,
             flush: false,
+            fill: false,
+            sources: Vec::new(),
             version: None,
             mark: 0,
             explicit_cas: false,
@@ -144,16 +176,34 @@ impl View {
     }
 }
 
-/// A backend's place in the walk from down to up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It gets every write, and is read where it has been up for longer than the key's other backend.
-    Up,
-    /// Nothing is sent to it.
-    Down,
-    /// Back, and rid of what it missed by the workers one after the other. It gets every write, behind the
-    /// authority.
-    Purging,
+macro_rules! phases {
+    ($($variant:ident, $name:literal, $doc:literal;)+) => {
+        /// A backend's place in the walk from down to up.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Phase {
+            $(#[doc = $doc] $variant,)+
+        }
+
+        impl Phase {
+            /// Every phase, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// For logs and `stats magent`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+phases! {
+    Up, "up", "It has everything that its partners have.";
+    Down, "down", "Nothing is sent to it.";
+    Purging, "purging", "Back, and rid of what it missed. It gets every write, behind the authority.";
+    Cleaning, "cleaning", "As `CatchingUp`, but a backend that it caught up from has failed: copies that were not looked at again are being removed, and until then it leads no key.";
+    CatchingUp, "catching up", "It gets every write, behind the authority, and what it lacks is copied to it. It leads a key whose other backend is gone.";
+    Flipping, "flipping", "As `CatchingUp`, with nothing left to copy: conditional commands wait until everyone knows.";
 }
 
 /// A memcached version, as far as it is compared.
@@ -195,8 +245,10 @@ impl std::fmt::Display for Version {
 /// What a backend can be to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It has every write that was acknowledged since this epoch, and nothing older than the last one.
-    InStep(u64),
+    /// It has every write that was acknowledged.
+    InStep,
+    /// It has every write that was acknowledged since it returned, and nothing old. The number is its seniority.
+    Junior(u64),
     /// It gets every write but may hold old items: it is not read.
     Following,
     /// It cannot be told.
@@ -208,8 +260,9 @@ impl BackendView {
     #[must_use]
     pub const fn standing(&self) -> Standing {
         match self.phase {
-            Phase::Up => Standing::InStep(self.since_epoch),
-            Phase::Purging => Standing::Following,
+            Phase::Up => Standing::InStep,
+            Phase::CatchingUp | Phase::Flipping => Standing::Junior(self.seniority),
+            Phase::Purging | Phase::Cleaning => Standing::Following,
             Phase::Down => Standing::Absent,
         }
     }
@@ -218,8 +271,10 @@ impl BackendView {
 /// Who does what for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// The backend whose answer counts. `None`: reads miss and writes are refused.
+    /// The backend whose answer counts. `None`: reads miss and writes are refused, unless `soon`.
     pub authority: Option<BackendId>,
+    /// Whether there will be an authority as soon as a backend that has returned is rid of what is old.
+    pub soon: bool,
     /// Gets every write as well.
     pub follower: Option<Follower>,
     /// Should have the key but cannot be told: what it misses is remembered.
@@ -240,43 +295,67 @@ pub struct Follower {
 pub enum Order {
     /// Together with the authority: it is in step.
     Parallel,
-    /// After the authority has answered: it is not in step yet.
+    /// After the authority has answered: it is not in step, and items are being copied to it.
     After,
 }
 
 /// The failover table: who does what for a key, by the standing of its primary and its backup.
 #[must_use]
 pub fn plan(primary: (BackendId, Standing), backup: Option<(BackendId, Standing)>) -> Plan {
-    use Standing::{Absent, Following, InStep};
-    let nobody = Plan {
-        authority: None,
-        follower: None,
-        absent: None,
-    };
-    let led = |by, follower, absent| Plan {
-        authority: Some(by),
-        follower,
-        absent,
-    };
-    let follows = |backend, order| Some(Follower { backend, order });
+    use Standing::{Absent, Following, InStep, Junior};
     let (p, primary) = primary;
     let Some((b, backup)) = backup else {
         return match primary {
-            InStep(_) => led(p, None, None),
-            Following | Absent => nobody,
+            InStep | Junior(_) => Plan::led(p, None, None),
+            Following => Plan::SOON,
+            Absent => Plan::NOBODY,
         };
     };
+    let beside = |backend| {
+        let order = Order::Parallel;
+        Some(Follower { backend, order })
+    };
+    let behind = |backend| {
+        let order = Order::After;
+        Some(Follower { backend, order })
+    };
     match (primary, backup) {
-        // The one that has been in step for longer has everything that the other has.
-        (InStep(ours), InStep(theirs)) if theirs < ours => {
-            led(b, follows(p, Order::Parallel), None)
+        (InStep, InStep) => Plan::led(p, beside(b), None),
+        (InStep, Junior(_) | Following) => Plan::led(p, behind(b), None),
+        (Junior(_) | Following, InStep) => Plan::led(b, behind(p), None),
+        // Of two that lack items the one that returned first has all that the other has.
+        (Junior(ours), Junior(theirs)) if theirs < ours => Plan::led(b, behind(p), None),
+        (Junior(_), Junior(_) | Following) => Plan::led(p, behind(b), None),
+        (Following, Junior(_)) => Plan::led(b, behind(p), None),
+        (InStep | Junior(_), Absent) => Plan::led(p, None, Some(b)),
+        (Absent, InStep | Junior(_)) => Plan::led(b, None, Some(p)),
+        (Following, Following | Absent) | (Absent, Following) => Plan::SOON,
+        (Absent, Absent) => Plan::NOBODY,
+    }
+}
+
+impl Plan {
+    /// Reads miss and writes are refused.
+    const NOBODY: Self = Self {
+        authority: None,
+        soon: false,
+        follower: None,
+        absent: None,
+    };
+
+    /// Requests wait for the next View.
+    const SOON: Self = Self {
+        soon: true,
+        ..Self::NOBODY
+    };
+
+    const fn led(by: BackendId, follower: Option<Follower>, absent: Option<BackendId>) -> Self {
+        Self {
+            authority: Some(by),
+            follower,
+            absent,
+            ..Self::NOBODY
         }
-        (InStep(_), InStep(_)) => led(p, follows(b, Order::Parallel), None),
-        (InStep(_), Following) => led(p, follows(b, Order::After), None),
-        (InStep(_), Absent) => led(p, None, Some(b)),
-        (Absent, InStep(_)) => led(b, None, Some(p)),
-        (Following, InStep(_)) => led(b, follows(p, Order::After), None),
-        (Following | Absent, Following | Absent) => nobody,
     }
 }
 
@@ -285,34 +364,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_authority_is_in_step_and_nobody_has_been_for_longer() {
-        use Standing::{Absent, Following, InStep};
+    fn the_authority_has_nothing_old_and_nobody_has_more() {
+        use Standing::{Absent, Following, InStep, Junior};
         let (p, b) = (BackendId(0), BackendId(1));
-        let standings = [InStep(0), InStep(3), InStep(7), Following, Absent];
+        let standings = [InStep, Junior(3), Junior(7), Following, Absent];
         let others = standings.map(Some).into_iter().chain([None]);
+        let rank = |standing| match standing {
+            Some(InStep) => Some(0),
+            Some(Junior(seniority)) => Some(seniority),
+            Some(Following | Absent) | None => None,
+        };
         for (primary, backup) in standings
             .into_iter()
             .flat_map(|primary| others.clone().map(move |backup| (primary, backup)))
         {
             let plan = plan((p, primary), backup.map(|standing| (b, standing)));
             let standing = |id| if id == p { Some(primary) } else { backup };
-            let since = |standing| match standing {
-                Some(InStep(since)) => Some(since),
-                _ => None,
-            };
             match plan.authority {
                 Some(id) => {
                     let other = if id == p { b } else { p };
-                    let ours = since(standing(id)).expect("an authority is in step");
-                    assert!(since(standing(other)).is_none_or(|theirs| ours <= theirs));
+                    let ours = rank(standing(id)).expect("an authority has nothing old");
+                    assert!(rank(standing(other)).is_none_or(|theirs| ours <= theirs));
+                    assert!(!plan.soon);
                 }
-                None => assert!(since(Some(primary)).is_none() && since(backup).is_none()),
+                None => {
+                    assert!(rank(Some(primary)).is_none() && rank(backup).is_none());
+                    let returning = primary == Following || backup == Some(Following);
+                    assert_eq!(plan.soon, returning);
+                }
             }
             if let Some(follower) = plan.follower {
                 assert_ne!(Some(follower.backend), plan.authority);
                 assert_ne!(standing(follower.backend), Some(Absent));
-                let in_step = since(standing(follower.backend)).is_some();
-                assert_eq!(follower.order == Order::Parallel, in_step);
+                let both_in_step = primary == InStep && backup == Some(InStep);
+                assert_eq!(follower.order == Order::Parallel, both_in_step);
             }
             if let Some(absent) = plan.absent {
                 assert_eq!(standing(absent), Some(Absent));

@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::Time;
+
 macro_rules! counters {
     ($($variant:ident, $name:literal, $help:literal;)+) => {
         /// Something that is counted.
@@ -57,6 +59,9 @@ counters! {
     BackendFailures, "backend_failures_total", "Backend connections that failed: refused, reset, silent or out of step.";
     Desyncs, "desyncs_total", "Backend connections closed because an answer fitted no request.";
     Retried, "retried_total", "Reads asked again at another backend because the first failed.";
+    Suspects, "suspects_total", "Times that a backend owed an answer and was silent for the hedge delay.";
+    Hedged, "hedged_total", "Reads asked at their other backend as well, because the first was silent.";
+    HedgesWon, "hedges_won_total", "Of these, those that the other backend answered first.";
     Diverted, "diverted_total", "Writes sent to one backend only because the other is down.";
     Mended, "mended_total", "Copies deleted because the two backends of a key disagreed.";
     Timeouts, "timeouts_total", "Requests that were not answered within --request-ms.";
@@ -143,4 +148,126 @@ impl Counters {
 #[must_use]
 pub fn total(workers: &[Counters], counter: Counter) -> u64 {
     workers.iter().map(|counters| counters.count(counter)).sum()
+}
+
+/// What a backend has missed, and how far the copying to it has come. Everybody may read it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    items_done: AtomicU64,
+    items_total: AtomicU64,
+    items_skipped: AtomicU64,
+    bytes_done: AtomicU64,
+    /// In nanoseconds; 0 while nothing is copied.
+    since: AtomicU64,
+    remembered: AtomicU64,
+}
+
+impl Progress {
+    /// A catch-up begins.
+    pub fn begin(&self, now: Time) {
+        self.items_done.store(0, Ordering::Relaxed);
+        self.items_total.store(0, Ordering::Relaxed);
+        self.items_skipped.store(0, Ordering::Relaxed);
+        self.bytes_done.store(0, Ordering::Relaxed);
+        self.since.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    /// It is over, or broken off. What was done stays to be read.
+    pub fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// One more item is copied, or needs no copy.
+    pub fn item_done(&self, value_len: u64) {
+        self.items_done.fetch_add(1, Ordering::Relaxed);
+        self.bytes_done.fetch_add(value_len, Ordering::Relaxed);
+    }
+
+    /// That item could not be copied: too large for the backend, or about to expire.
+    pub fn item_skipped(&self) {
+        self.items_skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many items will have to be looked at, as far as is known.
+    pub fn set_items_total(&self, count: u64) {
+        self.items_total.store(count, Ordering::Relaxed);
+    }
+
+    /// A worker remembers so many keys for the backend, and did remember so many before.
+    pub fn set_remembered(&self, before: u64, count: u64) {
+        self.remembered
+            .fetch_add(count.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Keys that all workers remember for the backend.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        self.remembered.load(Ordering::Relaxed)
+    }
+
+    /// What there is to say at this moment.
+    #[must_use]
+    pub fn look(&self, now: Time) -> Copying {
+        let since = self.since.load(Ordering::Relaxed);
+        let items_done = self.items_done.load(Ordering::Relaxed);
+        Copying {
+            active: since != 0,
+            items_done,
+            items_total: self.items_total.load(Ordering::Relaxed).max(items_done),
+            items_skipped: self.items_skipped.load(Ordering::Relaxed),
+            bytes_done: self.bytes_done.load(Ordering::Relaxed),
+            elapsed_ms: if since == 0 {
+                0
+            } else {
+                now.ms_since(Time(since))
+            },
+        }
+    }
+}
+
+/// A look at a [`Progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copying {
+    /// Whether items are being copied.
+    pub active: bool,
+    /// Items that are copied or need no copy.
+    pub items_done: u64,
+    /// Items to be looked at, as far as is known; never less than `items_done`.
+    pub items_total: u64,
+    /// Of these, items that could not be copied: too large for the backend, or about to expire.
+    pub items_skipped: u64,
+    /// Bytes of the values copied.
+    pub bytes_done: u64,
+    /// Since the beginning; 0 unless `active`.
+    pub elapsed_ms: u64,
+}
+
+impl Copying {
+    /// Whole percent of the items; 100 if there are none.
+    #[must_use]
+    pub const fn percent(&self) -> u64 {
+        if self.items_total == 0 {
+            return 100;
+        }
+        self.items_done.saturating_mul(100) / self.items_total
+    }
+
+    /// Items per second so far.
+    #[must_use]
+    pub const fn items_per_s(&self) -> u64 {
+        if self.elapsed_ms == 0 {
+            return 0;
+        }
+        self.items_done.saturating_mul(1_000) / self.elapsed_ms
+    }
+
+    /// Milliseconds until all is copied, at the rate so far; `None` before there is one.
+    #[must_use]
+    pub const fn remaining_ms(&self) -> Option<u64> {
+        let left = self.items_total - self.items_done;
+        if self.items_done == 0 || self.elapsed_ms == 0 {
+            return None;
+        }
+        Some(left.saturating_mul(self.elapsed_ms) / self.items_done)
+    }
 }

@@ -10,9 +10,8 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use magent_core::config::Config;
-use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output};
-use magent_core::placement::{Placement, View};
-use magent_core::stats::Counters;
+use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, Shared, Slots};
+use magent_core::placement::View;
 use magent_core::{Time, WorkerId};
 
 /// An engine with connected backends and clients, and nothing around it that allocates.
@@ -21,6 +20,8 @@ struct Bench {
     now: Time,
     clients: Vec<ClientId>,
     backends: Vec<ConnectionId>,
+    /// Backends answer in so many turns.
+    turns: usize,
 }
 
 impl Bench {
@@ -38,10 +39,13 @@ impl Bench {
             Default::default(),
         )
         .unwrap();
-        let placement = Arc::new(Placement::new(&config));
-        let counters = Arc::new(vec![Counters::default()]);
+        let shared = Shared {
+            // With the part that several workers share.
+            slots: Arc::new(Slots::new(2)),
+            ..Shared::new(&config)
+        };
         let now = Time(0);
-        let mut engine = Engine::new(WorkerId(0), &config, placement, counters, now);
+        let mut engine = Engine::new(WorkerId(0), &config, shared, now);
         engine.connect_all(now);
         let mut backends = Vec::new();
         loop {
@@ -53,13 +57,16 @@ impl Bench {
         }
         for &connection in &backends {
             engine.handle(now, Input::BackendConnected(connection));
+            engine.handle(now, Input::Verified(connection));
         }
+        while !matches!(engine.poll(now), Output::Wait(_)) {}
         let clients = (0..clients).map(|_| engine.open_client()).collect();
         Self {
             engine,
             now,
             clients,
             backends,
+            turns: 1,
         }
     }
 
@@ -108,33 +115,45 @@ impl Bench {
         }
     }
 
+    fn answering_in(mut self, turns: usize) -> Self {
+        self.turns = turns;
+        self
+    }
+
     /// Every client asks; every backend answers.
-    fn round(&mut self, request: &[u8], answers: &[u8], expected: usize) {
+    fn round(&mut self, requests: &[Vec<u8>], answers: &[u8], expected: usize) {
         self.now = Time(self.now.0 + 1_000_000);
-        for index in 0..self.clients.len() {
-            let input = Input::ClientData(self.clients[index], request);
+        for (&client, request) in self.clients.iter().zip(requests) {
+            let input = Input::ClientData(client, request);
             self.engine.handle(self.now, input);
         }
         let mut answered = self.end_turn();
-        for index in 0..self.backends.len() {
-            let input = Input::BackendData(self.backends[index], answers);
-            self.engine.handle(self.now, input);
+        for _ in 0..self.turns {
+            for index in 0..self.backends.len() {
+                let input = Input::BackendData(self.backends[index], answers);
+                self.engine.handle(self.now, input);
+            }
+            answered += self.end_turn();
         }
-        answered += self.end_turn();
         assert_eq!(answered, expected, "every client has its answers");
     }
 
+    /// `##` in a request stands for the client's number.
     #[track_caller]
     fn check(&mut self, request: &[u8], answers: &[u8], answer: &[u8]) {
         const ROUNDS: usize = 200;
         let expected = answer.len() * self.clients.len();
+        let text = std::str::from_utf8(request).unwrap();
+        let requests: Vec<_> = (0..self.clients.len())
+            .map(|number| text.replace("##", &format!("{number:02}")).into_bytes())
+            .collect();
         // Until every buffer has been used.
         for _ in 0..ROUNDS {
-            self.round(request, answers, expected);
+            self.round(&requests, answers, expected);
         }
         let counted = allocation_counter::measure(|| {
             for _ in 0..ROUNDS {
-                self.round(request, answers, expected);
+                self.round(&requests, answers, expected);
             }
         });
         assert_eq!(counted.count_total, 0, "{}", request.escape_ascii());
@@ -151,8 +170,15 @@ fn gets_gathered_from_many_clients() {
 
 #[test]
 fn sets_with_a_second_copy() {
-    let request = b"set key 0 0 5\r\nvalue\r\n";
+    let request = b"set key## 0 0 5\r\nvalue\r\n";
     Bench::new(1, 1, 20).check(request, &b"STORED\r\n".repeat(20), b"STORED\r\n");
+}
+
+#[test]
+fn writes_of_one_key_that_wait_for_each_other() {
+    let mut bench = Bench::new(1, 1, 20).answering_in(20);
+    let request = b"set key 0 0 5\r\nvalue\r\n";
+    bench.check(request, b"STORED\r\n", b"STORED\r\n");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 mod rig;
 
-use magent_core::config::Limits;
-use magent_core::keeper::{self, Failure, Keeper, KeeperConfig, ProbeAnswer, Report};
+use magent_core::WorkerId;
+use magent_core::config::{Config, Limits};
+use magent_core::engine::{Input, Shared};
+use magent_core::keeper::Report;
 use magent_core::placement::Phase;
 use magent_core::stats::Counter;
-use magent_core::{BackendId, Time, WorkerId};
 use rig::Rig;
 
 /// The engine is at rest and holds nothing.
@@ -179,8 +180,7 @@ fn without_a_backup_a_flush_forgets_no_key_that_is_to_be_purged() {
 fn a_place_is_used_again_only_when_its_close_was_told() {
     let mut rig = Rig::new(1, 0);
     let first = rig.client();
-    rig.engine
-        .handle(rig.now, magent_core::engine::Input::ClientLost(first));
+    rig.engine.handle(rig.now, Input::ClientLost(first));
     // The caller has not heard of the close yet.
     let second = rig.client();
     assert_ne!(first.index, second.index);
@@ -223,57 +223,6 @@ fn an_upload_that_never_comes_takes_no_memory_from_others() {
 }
 
 #[test]
-fn an_overflow_that_is_told_late_still_flushes() {
-    let (backend, now) = (BackendId(0), Time(0));
-    let config = KeeperConfig {
-        backends: 1,
-        workers: 2,
-        probe_delay_ms_min: 100,
-        probe_delay_ms_max: 1_000,
-        jitter_seed: 1,
-    };
-    let mut keeper = Keeper::new(config, now);
-    let workers = [WorkerId(0), WorkerId(1)];
-    let settle = |keeper: &mut Keeper| {
-        while !matches!(keeper.poll(now), keeper::Output::Wait(_)) {}
-        for worker in workers {
-            let epoch = keeper.view().epoch;
-            keeper.on_report(now, worker, Report::Acknowledged { epoch });
-        }
-    };
-    let answered = Ok(ProbeAnswer { version: None });
-    keeper.on_report(
-        now,
-        workers[0],
-        Report::Failed {
-            backend,
-            incarnation: 0,
-            failure: Failure::Reset,
-        },
-    );
-    settle(&mut keeper);
-    keeper.on_probe(now, backend, answered);
-    settle(&mut keeper);
-    assert_eq!(keeper.view().backends[0].phase, Phase::Purging);
-    assert!(!keeper.view().backends[0].flush);
-    // Sent before this worker heard of the purge.
-    keeper.on_report(now, workers[1], Report::Overflow { backend });
-    for worker in workers {
-        let report = Report::Purged {
-            backend,
-            incarnation: 1,
-        };
-        keeper.on_report(now, worker, report);
-    }
-    settle(&mut keeper);
-    assert_eq!(keeper.view().backends[0].phase, Phase::Down);
-    keeper.on_probe(now, backend, answered);
-    settle(&mut keeper);
-    assert_eq!(keeper.view().backends[0].phase, Phase::Purging);
-    assert!(keeper.view().backends[0].flush);
-}
-
-#[test]
 fn a_restart_between_two_requests_loses_nothing() {
     let mut rig = Rig::with_nodes(1, 1).with_keeper();
     let client = rig.client();
@@ -281,21 +230,53 @@ fn a_restart_between_two_requests_loses_nothing() {
     assert_eq!(rig.got(client), "STORED\r\n");
     for _ in 0..2 {
         // It is back, and empty, before anyone asks it for anything.
-        rig.peers[0].store.as_mut().unwrap().clear();
-        rig.lose(0);
+        rig.restart(0);
         rig.send(client, b"get k\r\n");
         assert_eq!(rig.got(client), "VALUE k 0 1\r\nx\r\nEND\r\n");
-        rig.pass_ms(1_000);
+        rig.pass_ms(2_000);
+        assert_eq!(rig.phase(0), Phase::Up);
+        rig.sent(0);
         rig.send(client, b"get k\r\n");
         assert_eq!(rig.got(client), "VALUE k 0 1\r\nx\r\nEND\r\n");
-        rig.pass_ms(1_000);
+        assert_eq!(rig.sent(0), "get k\r\n", "it has been copied back");
     }
-    // Nobody has used the connection since it came up the last time.
+    // Its connections never owed anything when they were lost.
+    assert_eq!(rig.count(Counter::BackendFailures), 0);
+}
+
+#[test]
+fn a_connection_that_is_closed_while_idle_is_opened_again_in_silence() {
+    let mut rig = Rig::with_nodes(1, 1).with_keeper();
+    let client = rig.client();
+    rig.send(client, b"set k 0 0 1\r\nx\r\n");
+    rig.pass_ms(2_000);
+    rig.reports.clear();
     rig.lose(0);
-    rig.pass_ms(1_000);
-    assert_eq!(rig.count(Counter::BackendFailures), 3);
+    rig.sent(0);
+    rig.send(client, b"get k\r\n");
+    assert_eq!(rig.got(client), "STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
+    assert_eq!(rig.sent(0), "get k\r\n");
+    assert!(
+        matches!(rig.reports[..], [Report::Connected { .. }]),
+        "{:?}",
+        rig.reports
+    );
+}
+
+#[test]
+fn what_waits_for_a_connection_is_not_sent_to_another_process() {
+    let mut rig = Rig::new(1, 1).with_keeper();
+    let client = rig.client();
+    rig.send(client, b"get k\r\n");
+    rig.answer(0, b"END\r\n");
+    rig.sent(0);
+    rig.got(client);
+    // It is restarted when the probe that the close led to has been answered, and nobody is connected.
     rig.lose(0);
-    assert_eq!(rig.count(Counter::BackendFailures), 4);
+    rig.restart(0);
+    rig.send(client, b"incr k 1\r\n");
+    assert_eq!(rig.sent(0), "delete k\r\n", "an empty one decides nothing");
+    assert_eq!(rig.sent(1), "incr k 1\r\n");
 }
 
 #[test]
@@ -390,33 +371,153 @@ fn a_line_that_is_not_complete_counts_as_memory() {
     assert_nothing_left(&mut rig);
 }
 
+/// Two workers, each with connections of its own to a primary and a backup.
+fn two_workers() -> [Rig; 2] {
+    let servers = |port: u16| vec![format!("10.0.0.1:{port}").parse().unwrap()];
+    let mut config = Config::new(
+        servers(20_000),
+        servers(20_001),
+        "magent".parse().unwrap(),
+        Default::default(),
+    )
+    .unwrap();
+    config.workers = 2;
+    let shared = Shared::new(&config);
+    [0, 1].map(|worker| Rig::of_worker(WorkerId(worker), &config, shared.clone()))
+}
+
+/// Does what [`Output::WakeWorkers`] asks for: says whether there was anything to do.
+fn wake(from: &mut Rig, to: &mut Rig) -> bool {
+    let wakes = std::mem::take(&mut from.wakes);
+    assert!(wakes <= 1, "once per turn");
+    if wakes > 0 {
+        to.engine.handle(to.now, Input::SlotsFreed);
+        to.run();
+    }
+    wakes > 0
+}
+
 #[test]
-fn a_worker_that_has_ended_is_not_waited_for() {
-    let config = KeeperConfig {
-        backends: 1,
-        workers: 2,
-        probe_delay_ms_min: 100,
-        probe_delay_ms_max: 1_000,
-        jitter_seed: 1,
-    };
-    let (backend, now) = (BackendId(0), Time(0));
-    let mut keeper = Keeper::new(config, now);
-    let failed = Report::Failed {
-        backend,
-        incarnation: 0,
-        failure: Failure::Reset,
-    };
-    keeper.on_report(now, WorkerId(0), failed);
-    let epoch = keeper.view().epoch;
-    keeper.on_report(now, WorkerId(0), Report::Acknowledged { epoch });
-    let settled = |keeper: &mut Keeper| {
-        let mut outputs = Vec::new();
-        while !matches!(outputs.last(), Some(keeper::Output::Wait(_))) {
-            outputs.push(keeper.poll(now));
+fn two_workers_write_a_key_one_after_the_other() {
+    let [mut first, mut second] = two_workers();
+    let (one, two) = (first.client(), second.client());
+    first.send(one, b"set k 0 0 1\r\nx\r\n");
+    second.send(two, b"set k 0 0 1\r\ny\r\nget k\r\n");
+    second.send(two, b"set other 0 0 1\r\nz\r\n");
+    // Another key is not waited for; a read waits for the client's own write.
+    assert_eq!(second.sent(0), "set other 0 0 1\r\nz\r\n");
+    assert_eq!(second.sent(1), "set other 0 0 1\r\nz\r\n");
+    first.answer(0, b"STORED\r\n");
+    assert!(
+        !wake(&mut first, &mut second),
+        "the backup does not have it"
+    );
+    first.answer(1, b"STORED\r\n");
+    assert!(wake(&mut first, &mut second));
+    assert_eq!(second.sent(0), "set k 0 0 1\r\ny\r\nget k\r\n");
+    assert_eq!(second.sent(1), "set k 0 0 1\r\ny\r\n");
+    // Nobody else waits when this one is over.
+    second.answer(0, b"STORED\r\nSTORED\r\nEND\r\n");
+    second.answer(1, b"STORED\r\nSTORED\r\n");
+    assert!(!wake(&mut second, &mut first));
+    for (rig, client) in [(&mut first, one), (&mut second, two)] {
+        rig.lose_client(client);
+        assert_nothing_left(rig);
+    }
+}
+
+#[test]
+fn no_worker_starves_however_many_writes_of_a_key_another_has() {
+    let [mut first, mut second] = two_workers();
+    let (one, two) = (first.client(), second.client());
+    first.send(one, &b"set k 0 0 1\r\nx\r\n".repeat(100));
+    second.send(two, &b"delete k\r\n".repeat(100));
+    // They take turns, and keep their own order.
+    for turn in 0..200 {
+        let (rig, other, client, line, says) = if turn % 2 == 0 {
+            (
+                &mut first,
+                &mut second,
+                one,
+                "set k 0 0 1\r\nx\r\n",
+                "STORED\r\n",
+            )
+        } else {
+            (&mut second, &mut first, two, "delete k\r\n", "DELETED\r\n")
+        };
+        for backend in [0, 1] {
+            assert_eq!(rig.sent(backend), line, "turn {turn}");
+            assert_eq!(other.sent(backend), "", "turn {turn}");
+            rig.answer(backend, says.as_bytes());
         }
-        outputs.contains(&keeper::Output::Settled(epoch))
-    };
-    assert!(!settled(&mut keeper), "the second worker may still read it");
-    keeper.on_worker_ended(now, WorkerId(1));
-    assert!(settled(&mut keeper));
+        assert_eq!(rig.got(client), says);
+        assert_eq!(wake(rig, other), turn < 199);
+    }
+    for (rig, client) in [(&mut first, one), (&mut second, two)] {
+        rig.lose_client(client);
+        assert_nothing_left(rig);
+    }
+}
+
+#[test]
+fn a_write_that_expires_while_another_worker_writes_is_never_sent() {
+    let [mut first, mut second] = two_workers();
+    let (one, two) = (first.client(), second.client());
+    first.send(one, b"set k 0 0 1\r\nx\r\n");
+    first.answer(0, b"STORED\r\n");
+    second.send(two, b"set k 0 0 1\r\ny\r\n");
+    second.pass_ms(2_100);
+    assert!(second.got(two).starts_with("SERVER_ERROR timed out"));
+    second.send(two, b"get k\r\n");
+    assert_eq!(second.sent(0), "get k\r\n", "no write is before it");
+    second.answer(0, b"END\r\n");
+    second.lose_client(two);
+    assert!(!second.engine.is_drained(), "its turn is still to come");
+    first.answer(1, b"STORED\r\n");
+    assert!(wake(&mut first, &mut second));
+    assert_eq!(second.sent(0), "");
+    assert_nothing_left(&mut second);
+    first.send(one, b"set k 0 0 1\r\nz\r\n");
+    assert_eq!(first.sent(0).len(), 2 * "set k 0 0 1\r\nz\r\n".len());
+}
+
+#[test]
+fn the_other_worker_waits_for_an_outcome_and_for_a_copy_that_is_deleted() {
+    let [mut first, mut second] = two_workers();
+    let (one, two) = (first.client(), second.client());
+    first.send(one, b"add k 0 0 1\r\nx\r\n");
+    second.send(two, b"add k 0 0 1\r\ny\r\n");
+    first.answer(0, b"STORED\r\n");
+    assert_eq!(first.sent(1), "set k 0 0 1\r\nx\r\n");
+    assert!(!wake(&mut first, &mut second));
+    first.answer(1, b"SERVER_ERROR out of memory storing object\r\n");
+    assert_eq!(first.sent(1), "delete k\r\n");
+    assert!(
+        !wake(&mut first, &mut second),
+        "a newer value could be deleted"
+    );
+    first.answer(1, b"NOT_FOUND\r\n");
+    assert_eq!(first.got(one), "STORED\r\n");
+    assert!(wake(&mut first, &mut second));
+    assert_eq!(second.sent(0), "add k 0 0 1\r\ny\r\n");
+}
+
+#[test]
+fn a_refusal_is_mended_before_the_next_write_of_the_key() {
+    let mut rig = Rig::new(1, 1);
+    let (one, two) = (rig.client(), rig.client());
+    rig.send(one, b"set k 0 0 1\r\nx\r\n");
+    rig.send(two, b"set k 0 0 1\r\ny\r\n");
+    assert_eq!(rig.sent(0), "set k 0 0 1\r\nx\r\n");
+    rig.answer(0, b"STORED\r\n");
+    rig.answer(1, b"SERVER_ERROR out of memory storing object\r\n");
+    assert_eq!(rig.sent(0), "delete k\r\n");
+    rig.answer(0, b"DELETED\r\n");
+    assert_eq!(rig.sent(0), "");
+    rig.answer(1, b"NOT_FOUND\r\n");
+    assert_eq!(rig.sent(0), "set k 0 0 1\r\ny\r\n");
+    assert_eq!(
+        rig.got(one),
+        "SERVER_ERROR out of memory storing object\r\n"
+    );
 }

@@ -28,6 +28,10 @@ fn commands() -> Vec<(String, Command)> {
         let command = Command {
             asked: or_sends(row.cell("asked")),
             told: or_sends(row.cell("told")),
+            told_behind: match row.cell("told behind") {
+                "=" | "–" => None,
+                cell => Some(bytes(cell)),
+            },
             says: bytes(row.cell("says")),
             other_says: bytes(row.cell("the other says")),
             hears: match row.cell("hears") {
@@ -98,6 +102,12 @@ fn cell_of(state: &str, class: &str) -> String {
         .to_owned()
 }
 
+/// Who is asked, and who is told of the outcome.
+fn pair(who: &str) -> (&str, &str) {
+    let pair = who.split_once(" → ").or_else(|| who.split_once(" ⇢ "));
+    pair.unwrap_or((who, ""))
+}
+
 fn command_of(sends: &str) -> (String, Command) {
     let sends = bytes(sends);
     let mut commands = commands().into_iter();
@@ -124,11 +134,15 @@ fn the_two_answers_differ() {
             case.hears_nothing();
             case.say(index(first), &says);
         } else {
-            let (first, second) = who.split_once(" → ").unwrap_or((who, ""));
+            let (first, second) = pair(who);
+            let told = match &command.told_behind {
+                Some(line) if who.contains('⇢') => line,
+                _ => &command.told,
+            };
             case.expect_sent(first, &command.asked);
             case.say(index(first), &says);
             if other_says != "not told" {
-                case.expect_sent(second, &command.told);
+                case.expect_sent(second, told);
                 case.say(index(second), &bytes(other_says));
             }
         }
@@ -165,7 +179,7 @@ fn check_order(row: Row<'_>, second: &str) {
     let mut case = Case::new(state, way, what.clone());
     case.send(&command.sends);
     let who = cell.split(", ").find(|token| *token != "waits").unwrap();
-    let (first, told) = who.split_once(" → ").unwrap_or((who, ""));
+    let (first, told) = pair(who);
     let leader = usize::from(first.starts_with('b'));
     if how_far != "not sent" {
         case.expect_sent(first, &command.asked);
@@ -183,7 +197,7 @@ fn check_order(row: Row<'_>, second: &str) {
     case.rig.send(client, second_sends.as_bytes());
     let expected = match row.cell(second) {
         "at once" => line.clone(),
-        "waits" => String::new(),
+        "waits" | "behind it" => String::new(),
         other => panic!("no sign {other:?}"),
     };
     assert_eq!(case.rig.sent(leader), expected, "{what}");
@@ -192,10 +206,26 @@ fn check_order(row: Row<'_>, second: &str) {
         let mut seen = String::new();
         if how_far == "not sent" {
             case.rig.second_worker_acknowledges();
-            assert_eq!(case.rig.sent(leader), command.asked.clone() + "", "{what}");
+            let behind = if row.cell(second) == "behind it" {
+                line.as_str()
+            } else {
+                ""
+            };
+            assert_eq!(
+                case.rig.sent(leader),
+                command.asked.clone() + behind,
+                "{what}"
+            );
+            if !behind.is_empty() {
+                return;
+            }
         }
         if how_far != "told" {
             case.say(leader, &command.says);
+            if first.contains('+') {
+                assert_eq!(case.rig.sent(leader), "", "{what}");
+                case.say(1 - leader, &command.other_says);
+            }
             if !told.is_empty() {
                 assert_eq!(case.rig.sent(leader), "", "{what}");
                 case.expect_sent(told, &command.told);
@@ -224,7 +254,7 @@ fn the_document_shows_every_class() {
 
 #[test]
 fn the_log_says_what_the_document_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../magent/src/control.rs");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../magent/src/changes.rs");
     let source = std::fs::read_to_string(path).unwrap();
     for row in Table::of(DOCUMENT, "phases").rows() {
         let line = format!("\"{}\"", row.cell("line in the log"));

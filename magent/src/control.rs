@@ -1,26 +1,43 @@
-//! The control thread: workers, the keeper, probes, names, signals.
+//! The control thread: workers, keeper, healer, probes, names, signals.
 //!
-//! It is the only place with state that crosses threads. Workers report over a channel; the keeper decides;
-//! what it decides is sent to each worker, which is woken.
+//! It is the only place with state that crosses threads. Workers report over a channel; the keeper decides; what it
+//! decides is told to the healer, which runs here, and to each worker, which is woken.
 //!
-//! Not here: when a backend is up (`magent_core::keeper`), what workers do (`worker`).
+//! # Invariants
+//!
+//! - Views, and who may use a connection, are told in the order in which they were decided, and only when what a
+//!   later process of this proxy has to know about them is on the disk (`ledger`).
+//! - What the healer reports is with the keeper before anything else happens.
+//! - A connection is known to the fence before the keeper hears of it.
+//!
+//! Not here: when a backend is up (`magent_core::keeper`), what is copied (`magent_core::heal`), what workers do
+//! (`worker`).
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+pub(crate) mod sources;
+mod tell;
+
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
-use magent_core::config::{Config, ProcessInfo};
-use magent_core::keeper::{Change, Failure, Keeper, KeeperConfig, Output, ProbeAnswer, Report};
-use magent_core::placement::{Phase, Placement};
-use magent_core::server::Address;
-use magent_core::stats::Counters;
-use magent_core::{BackendId, WorkerId};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use magent_core::config::{Config, OnOverflow, ProcessInfo};
+use magent_core::engine::Shared;
+use magent_core::heal::{self, Healer};
+use magent_core::keeper::{Failure, Keeper, KeeperConfig, Report};
+use magent_core::{BackendId, Time, WorkerId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use self::sources::{Event, Found, Sources};
+use self::tell::Tell;
+use crate::changes::Changes;
+use crate::dial::resolve;
+use crate::events::{EventCommand, EventOptions, Events, Webhook};
+use crate::fence::{Fence, Owner};
+use crate::healing::{self, Links};
+use crate::ledger::Ledger;
 use crate::listen::Listener;
 use crate::log::{self, RateLimiter, Verdict};
 use crate::options::Options;
@@ -30,11 +47,8 @@ use crate::worker::{Common, FromWorker, Handle, ToWorker, Worker, time_since};
 /// Reports of one backend's failures in the log, in each minute: many workers see one failure.
 const FAILURES_LOGGED_PER_MINUTE: u32 = 10;
 
-/// What reaches the control thread from its own tasks.
-#[derive(Debug)]
-enum Found {
-    Probe(BackendId, Result<ProbeAnswer, Failure>),
-}
+/// Longest wait, at the end, for events to be delivered.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// Serves until a signal says otherwise. Calls `ready` as soon as signals are caught.
 ///
@@ -47,6 +61,7 @@ pub(crate) fn run(
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let started = Instant::now();
+    let events = event_options(&options)?;
     let (to_control, from_workers) = unbounded_channel();
     let mut config = options.config;
     config.process = ProcessInfo {
@@ -55,9 +70,12 @@ pub(crate) fn run(
             .duration_since(UNIX_EPOCH)
             .map_or(0, |age| age.as_secs()),
     };
+    // A predecessor that still drains has the last word about what its backends missed.
+    let wait = Duration::from_millis(config.limits.drain_ms) + Duration::from_secs(1);
+    let ledger = Ledger::open(options.run.state_dir.path(), &options.listen, &config, wait)?;
     let common = Common {
-        placement: Arc::new(Placement::new(&config)),
-        counters: Arc::new((0..config.workers).map(|_| Counters::default()).collect()),
+        shared: Shared::new(&config),
+        workers: Arc::new(OnceLock::new()),
         config: Arc::new(config),
         started,
         clients_open: Arc::new(AtomicU64::new(0)),
@@ -68,14 +86,32 @@ pub(crate) fn run(
     for (index, listeners) in (0..).zip(listeners) {
         workers.create(WorkerId(index), common.clone(), listeners)?;
     }
+    common.workers.get_or_init(|| workers.handles.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the control thread's runtime")?;
     runtime.block_on(async {
-        let control = Control::new(&common, workers)?;
+        let events = Events::start(events);
+        let (control, sources) = Control::new(&common, workers, ledger, events, from_workers)?;
         ready()?;
-        control.run(from_workers).await
+        control.run(sources).await
+    })
+}
+
+fn event_options(options: &Options) -> Result<EventOptions> {
+    let events = &options.run.events;
+    let webhook = events.webhook.as_deref().map(Webhook::new);
+    let listen = &options.listen;
+    let unix = listen
+        .unix
+        .as_ref()
+        .map(|unix| unix.path.display().to_string());
+    let first = listen.tcp.first().map(ToString::to_string).or(unix);
+    Ok(EventOptions {
+        command: events.command.as_ref().map(EventCommand::new),
+        webhook: webhook.transpose()?,
+        listen: first.unwrap_or_default(),
     })
 }
 
@@ -123,67 +159,77 @@ struct Control {
     started: Instant,
     workers: Workers,
     keeper: Keeper,
+    /// There is one where keys have two backends.
+    healer: Option<Healer>,
+    links: Links,
+    fence: Fence,
+    ledger: Ledger,
+    changes: Changes,
     failures: RateLimiter<BackendId>,
     found: UnboundedSender<Found>,
-    findings: UnboundedReceiver<Found>,
-    end: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
+    to_tell: VecDeque<Tell>,
+    /// How many of them wait for the write under way and not for another.
+    covered: usize,
     ended: usize,
+    drained_by: Option<Instant>,
     draining: bool,
 }
 
 impl Control {
-    fn new(common: &Common, workers: Workers) -> Result<Self> {
+    fn new(
+        common: &Common,
+        workers: Workers,
+        ledger: Ledger,
+        events: Events,
+        from_workers: UnboundedReceiver<FromWorker>,
+    ) -> Result<(Self, Sources)> {
         let config = Arc::clone(&common.config);
-        let keeper_config = KeeperConfig {
-            backends: config.backends.len(),
-            workers: workers.handles.len(),
-            probe_delay_ms_min: config.limits.probe_delay_ms_min,
-            probe_delay_ms_max: config.limits.probe_delay_ms_max,
-            jitter_seed: u64::from(std::process::id()),
-        };
+        let now = time_since(common.started);
+        let mut keeper = Keeper::new(keeper_config(common), now);
+        let mut fence = Fence::new(config.backends.len());
+        ledger.restore(now, &mut keeper, &mut fence);
+        let has_partners = common
+            .shared
+            .placement
+            .partners()
+            .iter()
+            .any(|list| !list.is_empty());
+        let healer = has_partners.then(|| {
+            let placement = Arc::clone(&common.shared.placement);
+            Healer::new(&config, placement, Arc::clone(&common.shared.progress), now)
+        });
         let (found, findings) = unbounded_channel();
-        Ok(Self {
-            keeper: Keeper::new(keeper_config, time_since(common.started)),
+        let (links, healing) =
+            Links::new(Arc::clone(&config)).context("cannot start the healer's thread")?;
+        let this = Self {
+            changes: Changes::new(&config, Arc::clone(&common.shared.progress), events),
             config,
             started: common.started,
             workers,
+            keeper,
+            healer,
+            links,
+            fence,
+            ledger,
             failures: RateLimiter::new(FAILURES_LOGGED_PER_MINUTE, 60_000),
             found,
-            findings,
-            end: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            to_tell: VecDeque::new(),
+            covered: 0,
             ended: 0,
+            drained_by: None,
             draining: false,
-        })
+        };
+        let sources = Sources::new(from_workers, healing, findings)?;
+        Ok((this, sources))
     }
 
-    async fn run(mut self, mut from_workers: UnboundedReceiver<FromWorker>) -> Result<()> {
-        self.first_probes().await;
+    async fn run(mut self, mut sources: Sources) -> Result<()> {
+        self.first_probes(&mut sources).await?;
         self.workers.start()?;
-        let mut drained_by = None;
         while self.ended < self.workers.handles.len() {
-            let wait = self.follow_keeper();
-            tokio::select! {
-                message = from_workers.recv() => {
-                    let message = message.ok_or_else(|| anyhow!("the workers are gone"))?;
-                    self.on_worker(message);
-                }
-                Some(Found::Probe(backend, result)) = self.findings.recv() => {
-                    self.keeper.on_probe(time_since(self.started), backend, result);
-                }
-                () = sleep_for(wait) => {}
-                () = sleep_until(drained_by) => {
-                    tracing::warn!("requests are still in flight after --drain-ms: ending without them");
-                    self.workers.tell_all(|| ToWorker::Stop);
-                    drained_by = None;
-                }
-                _ = self.end.recv() => drained_by = self.drain("SIGTERM"),
-                _ = self.interrupt.recv() => drained_by = self.drain("SIGINT"),
-                _ = self.hang_up.recv() => reopen_log(),
-            }
+            let wait = self.go_on();
+            let event = sources.next(wait, self.drained_by).await?;
+            self.on_event(event);
         }
         for thread in self.workers.threads.drain(..) {
             let ended = thread
@@ -191,49 +237,82 @@ impl Control {
                 .map_err(|_| anyhow!("a worker has panicked"))?;
             ended.context("a worker's event loop failed")?;
         }
+        self.changes.into_events().finish(LAST_EVENTS).await;
         tracing::info!("ended");
         Ok(())
     }
 
     /// Waits until every backend has been probed once, or for [`FIRST_PROBES`].
-    async fn first_probes(&mut self) {
-        let deadline = tokio::time::Instant::now() + FIRST_PROBES;
-        for _ in 0..self.config.backends.len() {
-            self.follow_keeper();
-            match tokio::time::timeout_at(deadline, self.findings.recv()).await {
-                Ok(Some(Found::Probe(backend, result))) => {
-                    self.keeper
-                        .on_probe(time_since(self.started), backend, result);
-                }
-                Ok(None) | Err(_) => break,
+    async fn first_probes(&mut self, sources: &mut Sources) -> Result<()> {
+        let deadline = Instant::now() + FIRST_PROBES;
+        let mut unknown = self.config.backends.len();
+        while unknown > 0 {
+            self.go_on();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
+            let event = sources.next(Some(left), None).await?;
+            unknown -= usize::from(matches!(event, Event::Found(Found::Probe(..))));
+            self.on_event(event);
         }
-        self.follow_keeper();
+        self.go_on();
+        Ok(())
     }
 
-    fn drain(&mut self, signal: &str) -> Option<Instant> {
+    fn on_event(&mut self, event: Event) {
+        let now = time_since(self.started);
+        match event {
+            Event::Worker(message) => self.on_worker(now, message),
+            Event::Healing(event) => self.on_healing(now, event),
+            Event::Found(Found::Probe(backend, result)) => {
+                if result.is_ok_and(|answer| answer.lingering == Some(false)) {
+                    self.fence.on_not_found(backend);
+                }
+                self.keeper.on_probe(now, backend, result);
+            }
+            Event::Found(Found::Written(written)) => {
+                self.ledger.on_written(*written);
+                for _ in 0..std::mem::take(&mut self.covered) {
+                    self.tell_next(now);
+                }
+            }
+            Event::Due => {}
+            Event::DrainOver => {
+                tracing::warn!(
+                    "requests are still in flight after --drain-ms: ending without them"
+                );
+                self.workers.tell_all(|| ToWorker::Stop);
+                self.drained_by = None;
+            }
+            Event::Terminate(signal) => self.drain(signal),
+            Event::HangUp => reopen_log(),
+        }
+    }
+
+    fn drain(&mut self, signal: &str) {
         if self.draining {
             // Asked twice: at once.
             self.workers.tell_all(|| ToWorker::Stop);
-            return None;
+            self.drained_by = None;
+            return;
         }
         tracing::info!("{signal}: finishing what is in flight");
         self.draining = true;
         self.workers.tell_all(|| ToWorker::Drain);
-        Some(Instant::now() + Duration::from_millis(self.config.limits.drain_ms))
+        let limit = Duration::from_millis(self.config.limits.drain_ms);
+        self.drained_by = Some(Instant::now() + limit);
     }
 
-    fn on_worker(&mut self, message: FromWorker) {
+    fn on_worker(&mut self, now: Time, message: FromWorker) {
         match message {
-            FromWorker::Report(worker, report) => {
-                if let Report::Failed {
-                    backend, failure, ..
-                } = report
-                {
-                    self.log_failure(worker, backend, failure);
-                }
-                self.keeper
-                    .on_report(time_since(self.started), worker, report);
+            FromWorker::Connected(worker, connection, local) => {
+                let owner = Owner::Worker(worker);
+                self.fence.on_connected(connection.backend, owner, local);
+            }
+            FromWorker::Report(worker, report) => self.on_report(now, worker, report),
+            FromWorker::Recopy(backend, keys) => {
+                self.tell_healer(now, heal::Input::Recopy(backend, keys));
             }
             FromWorker::Resolve(worker, connection) => {
                 let address = self.config.backends[connection.backend.index()].clone();
@@ -245,115 +324,119 @@ impl Control {
             }
             FromWorker::Ended(worker) => {
                 self.ended += 1;
-                self.keeper
-                    .on_worker_ended(time_since(self.started), worker);
+                self.keeper.on_worker_ended(now, worker);
             }
         }
     }
 
-    fn log_failure(&mut self, worker: WorkerId, backend: BackendId, failure: Failure) {
-        let now = time_since(self.started);
+    fn on_healing(&mut self, now: Time, event: healing::Event) {
+        if let healing::Event::Data(_, bytes) = &event {
+            self.links.was_read(bytes.len());
+        }
+        match event {
+            healing::Event::Connected(connection, local) if self.links.is_open(connection) => {
+                let owner = Owner::Healer(connection.role);
+                self.fence.on_connected(connection.backend, owner, local);
+                self.tell_healer(now, heal::Input::Connected(connection));
+            }
+            healing::Event::Data(connection, bytes) if self.links.is_open(connection) => {
+                self.tell_healer(now, heal::Input::Data(connection, &bytes));
+            }
+            healing::Event::Lost(connection, failure) if self.links.is_open(connection) => {
+                self.links.close(connection);
+                self.tell_healer(now, heal::Input::Lost(connection, failure));
+            }
+            // It was closed meanwhile.
+            healing::Event::Connected(..) | healing::Event::Data(..) | healing::Event::Lost(..) => {
+            }
+        }
+    }
+
+    fn on_report(&mut self, now: Time, participant: WorkerId, report: Report) {
+        if let Report::Failed {
+            backend, failure, ..
+        } = report
+        {
+            self.log_failure(now, participant, backend, failure);
+        }
+        self.changes.on_report(&report);
+        self.keeper.on_report(now, participant, report);
+    }
+
+    fn log_failure(
+        &mut self,
+        now: Time,
+        participant: WorkerId,
+        backend: BackendId,
+        failure: Failure,
+    ) {
         if let Verdict::Log { suppressed } = self.failures.on_event(now, backend) {
-            let name = &self.config.backends[backend.index()];
+            let name = self.changes.name(backend);
             let more = match suppressed {
                 0 => String::new(),
                 count => format!(" ({count} more like it were not logged)"),
             };
-            tracing::debug!(
-                "backend {name}: {} in worker {}{more}",
-                failure.name(),
-                worker.0
-            );
+            let failure = failure.name();
+            if participant == self.healer_id() {
+                tracing::debug!("backend {name}: {failure} while it was copied from or to{more}");
+            } else {
+                let worker = participant.0;
+                tracing::debug!("backend {name}: {failure} in worker {worker}{more}");
+            }
         }
     }
 
-    /// Does what the keeper wants done; yields how long it can wait.
-    fn follow_keeper(&mut self) -> Option<Duration> {
+    /// The healer takes part in epochs as the worker after the last.
+    fn healer_id(&self) -> WorkerId {
+        WorkerId(self.config.workers)
+    }
+
+    /// Does all that can be done now; yields how long there is nothing to do.
+    fn go_on(&mut self) -> Option<Duration> {
         let now = time_since(self.started);
-        loop {
-            match self.keeper.poll(now) {
-                Output::Publish(view) => {
-                    self.workers.tell_all(|| ToWorker::View(Arc::clone(&view)));
-                }
-                Output::Settled(epoch) => self.workers.tell_all(|| ToWorker::Settled(epoch)),
-                Output::Probe(backend) => self.probe(backend),
-                Output::Changed(change) => self.log_change(&change),
-                Output::Wait(at) => {
-                    return at.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
-                }
-            }
+        if let Some(due) = self.follow_healer(now)
+            && due <= now
+        {
+            self.tell_healer(now, heal::Input::Tick);
         }
+        let due = loop {
+            let healer_due = self.follow_healer(now);
+            let keeper_due = self.follow_keeper(now);
+            if !self.tell_what_is_kept(now) {
+                let waits = !self.to_tell.is_empty();
+                let disk_due = self.ledger.due().filter(|_| waits);
+                break [healer_due, keeper_due, disk_due, self.changes.on_time(now)];
+            }
+        };
+        let due = due.into_iter().flatten().min();
+        due.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)))
     }
 
     fn probe(&self, backend: BackendId) {
         let address = self.config.backends[backend.index()].clone();
         let limit = Duration::from_millis(self.config.limits.fail_ms);
+        let look_for = self.fence.look_for(backend);
         let found = self.found.clone();
         tokio::spawn(async move {
-            let result = match resolve(&address).await {
-                Ok(addresses) => probe::probe(&address, &addresses, limit).await,
-                Err(failure) => Err(failure),
-            };
+            let result = probe::probe(&address, &look_for, limit).await;
             // The control thread only stops listening when the process ends.
             drop(found.send(Found::Probe(backend, result)));
         });
     }
-
-    fn log_change(&self, change: &Change) {
-        let name = &self.config.backends[change.backend.index()];
-        let lasted = Duration::from_millis(change.lasted_ms);
-        match change.to {
-            Phase::Down => {
-                let how = change.failure.map_or("failed", Failure::name);
-                tracing::warn!(
-                    "backend {name}: down: {how} (was {} for {lasted:?})",
-                    phase_name(change.from)
-                );
-            }
-            Phase::Purging if change.flush => tracing::warn!(
-                "backend {name}: back after {lasted:?}: flushing it, it missed more than was remembered"
-            ),
-            Phase::Purging => {
-                tracing::info!("backend {name}: back after {lasted:?}: deleting what it missed");
-            }
-            Phase::Up => tracing::info!("backend {name}: up"),
-        }
-    }
 }
 
-const fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Up => "up",
-        Phase::Down => "down",
-        Phase::Purging => "purging",
-    }
-}
-
-/// Addresses of a backend; none for a unix socket. Names are looked up every time, so that one that moves
-/// is found again.
-async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, Failure> {
-    match address {
-        Address::Unix { .. } => Ok(Vec::new()),
-        Address::Tcp { host, port } => {
-            let found = tokio::net::lookup_host((&**host, *port)).await;
-            found
-                .map(Iterator::collect)
-                .map_err(|_| Failure::Unresolved)
-        }
-    }
-}
-
-async fn sleep_for(duration: Option<Duration>) {
-    match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
+fn keeper_config(common: &Common) -> KeeperConfig {
+    let config = &common.config;
+    let limits = &config.limits;
+    KeeperConfig {
+        partners: common.shared.placement.partners(),
+        addresses: config.backends.iter().map(ToString::to_string).collect(),
+        workers: config.workers.into(),
+        stay_down: config.on_overflow == OnOverflow::StayDown,
+        probe_delay_ms_min: limits.probe_delay_ms_min,
+        probe_delay_ms_max: limits.probe_delay_ms_max,
+        settle_ms: limits.settle_ms,
+        jitter_seed: u64::from(std::process::id()),
     }
 }
 

@@ -256,7 +256,8 @@ impl Events {
     }
 
     /// Events that could not be delivered because too many were waiting, since the start.
-    pub(crate) fn dropped(&self) -> u64 {
+    #[cfg(test)]
+    fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 

@@ -3,21 +3,21 @@
 //! This file is the table of contents: what happens from the command line to the event loop, in
 //! order, and with which exit status it ends.
 
+mod changes;
 mod cli;
 mod control;
 mod daemon;
 mod demo;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the control thread does not call it")
-)]
+mod dial;
 mod events;
+mod fence;
+mod healing;
+mod ledger;
 mod listen;
 mod log;
 mod options;
 mod probe;
 mod route;
-#[cfg_attr(not(test), expect(dead_code, reason = "the start does not call it"))]
 mod state;
 mod sys;
 mod worker;

@@ -63,12 +63,10 @@ pub(crate) struct RunOptions {
     /// `--state-dir`.
     pub(crate) state_dir: StateDir,
     /// `--on-event`, `--event-webhook`.
-    #[expect(dead_code, reason = "events are not sent yet")]
     pub(crate) events: EventOptions,
 }
 
 /// Who is told of events.
-#[expect(dead_code, reason = "events are not sent yet")]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventOptions {
     /// A command line for `sh -c`.

@@ -1,66 +1,359 @@
-//! Is somebody there, and is it a memcached? Asked on a fresh connection.
+//! Is somebody there, is it a memcached, which one, and what has it kept of our earlier connections? Asked on a
+//! fresh connection.
+//!
+//! # Invariants
+//!
+//! - Who speaks the protocol is there, whatever its statistics lack: `version` decides, all else may be missing.
+//! - Every question is answered within the limit, and no answer is kept whole: a backend cannot fill our memory.
+//! - That a connection is *not* listed says something only where this probe's own one is: between us and a backend
+//!   behind an address translation, addresses mean nothing.
+//!
+//! Not here: which connections are looked for (`fence`), what an answer means (`magent_core::keeper`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use magent_core::keeper::{Failure, ProbeAnswer};
+use magent_core::keeper::{Failure, Identity, ProbeAnswer};
 use magent_core::placement::Version;
 use magent_core::server::Address;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
+use tokio::time::{sleep, timeout};
 
+use crate::dial::{Dialled, dial};
+use crate::fence::LookFor;
 use crate::worker::failure_of;
 
-/// An answer to `version` is a short line.
-const ANSWER_LEN_MAX: usize = 256;
+/// Longest line of an answer. A unix socket's path is the longest thing in `stats conns`.
+const LINE_LEN_MAX: u64 = 1_024;
 
-/// Connects and asks for the version, within `limit`.
+/// Most lines of an answer: four for each of 65,000 connections, and many more.
+const LINES_MAX: usize = 1 << 20;
+
+/// A memcached that has just gone on may not have looked yet at what its kernel has accepted: so it is asked
+/// twice, with this pause.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Connects and asks. Connecting, and each answer, may take up to `limit`.
 pub(crate) async fn probe(
     address: &Address,
-    addresses: &[SocketAddr],
+    look_for: &LookFor,
     limit: Duration,
 ) -> Result<ProbeAnswer, Failure> {
-    let asked = async {
-        match address {
-            Address::Unix { path } => {
-                let stream = UnixStream::connect(&**path)
-                    .await
-                    .map_err(|err| failure_of(&err))?;
-                ask(stream).await
-            }
-            Address::Tcp { .. } => {
-                let stream = TcpStream::connect(addresses)
-                    .await
-                    .map_err(|err| failure_of(&err))?;
-                ask(stream).await
-            }
-        }
-    };
-    timeout(limit, asked).await.unwrap_or(Err(Failure::Silent))
+    match dial(address, limit).await? {
+        Dialled::Tcp(stream, local) => ask(stream, Some(local), look_for, limit).await,
+        Dialled::Unix(stream) => ask(stream, None, look_for, limit).await,
+    }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<ProbeAnswer, Failure> {
-    stream
-        .write_all(b"version\r\n")
-        .await
-        .map_err(|err| failure_of(&err))?;
-    let mut answer = [0; ANSWER_LEN_MAX];
-    let mut len = 0;
-    loop {
-        let count = stream
-            .read(&mut answer[len..])
-            .await
-            .map_err(|err| failure_of(&err))?;
-        len += count;
-        if let Some(line) = answer[..len].strip_suffix(b"\r\n") {
-            let version = line.strip_prefix(b"VERSION ").ok_or(Failure::BadProbe)?;
-            return Ok(ProbeAnswer {
-                version: Version::parse(version),
-            });
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    local: Option<SocketAddr>,
+    look_for: &LookFor,
+    limit: Duration,
+) -> Result<ProbeAnswer, Failure> {
+    let mut session = Session::new(stream);
+    let version = within(limit, session.version()).await?;
+    let stats = within(limit, session.stats()).await?;
+    let explicit_cas = within(limit, session.explicit_cas()).await?;
+    let mut lingering = match look_for {
+        LookFor::Nothing => Some(false),
+        LookFor::Addresses(_) => None,
+        LookFor::Unknowable => None,
+    };
+    if let (LookFor::Addresses(old), Some(own)) = (look_for, local) {
+        for again in [false, true] {
+            if again {
+                sleep(LOOK_AGAIN).await;
+            }
+            lingering = within(limit, session.connections(own, old)).await?;
+            if lingering != Some(false) {
+                break;
+            }
         }
-        if count == 0 || len == answer.len() {
-            return Err(Failure::BadProbe);
+    }
+    Ok(ProbeAnswer {
+        version,
+        identity: stats.identity(),
+        items: stats.items,
+        explicit_cas,
+        flushes: stats.flushes,
+        lingering,
+    })
+}
+
+async fn within<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    timeout(limit, asking).await.unwrap_or(Err(Failure::Silent))
+}
+
+/// One connection and the answers on it.
+struct Session<S> {
+    stream: BufReader<S>,
+    line: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            stream: BufReader::new(stream),
+            line: Vec::new(),
         }
+    }
+
+    async fn send(&mut self, command: &[u8]) -> Result<(), Failure> {
+        let sent = self.stream.write_all(command).await;
+        sent.map_err(|err| failure_of(&err))
+    }
+
+    /// The next line, without its end.
+    async fn line(&mut self) -> Result<&[u8], Failure> {
+        self.line.clear();
+        let mut bounded = (&mut self.stream).take(LINE_LEN_MAX);
+        let read = bounded.read_until(b'\n', &mut self.line).await;
+        match read.map_err(|err| failure_of(&err))? {
+            0 => Err(Failure::Reset),
+            _ => {
+                let line = self.line.strip_suffix(b"\n").ok_or(Failure::BadProbe)?;
+                Ok(line.strip_suffix(b"\r").unwrap_or(line))
+            }
+        }
+    }
+
+    /// A version that cannot be read is none, but a memcached answers.
+    async fn version(&mut self) -> Result<Option<Version>, Failure> {
+        self.send(b"version\r\n").await?;
+        let line = self.line().await?;
+        let version = line.strip_prefix(b"VERSION ").ok_or(Failure::BadProbe)?;
+        Ok(Version::parse(version))
+    }
+
+    /// Whether it takes an item's CAS unique from its client. Nothing is deleted: no item has this unique.
+    async fn explicit_cas(&mut self) -> Result<bool, Failure> {
+        self.send(b"md magent.probe E1 C18446744073709551615\r\n")
+            .await?;
+        let line = self.line().await?;
+        Ok(line.starts_with(b"NF") || line.starts_with(b"EX"))
+    }
+
+    async fn stats(&mut self) -> Result<Stats, Failure> {
+        self.send(b"stats\r\n").await?;
+        let mut stats = Stats::default();
+        for _ in 0..LINES_MAX {
+            match stat(self.line().await?) {
+                Some((name, value)) => stats.note(name, value),
+                None => return Ok(stats),
+            }
+        }
+        Err(Failure::BadProbe)
+    }
+
+    /// Whether one of the `old` connections is there; `None` if not even ours is.
+    async fn connections(
+        &mut self,
+        own: SocketAddr,
+        old: &[SocketAddr],
+    ) -> Result<Option<bool>, Failure> {
+        self.send(b"stats conns\r\n").await?;
+        let (mut sees_own, mut sees_old) = (false, false);
+        for _ in 0..LINES_MAX {
+            let Some((name, value)) = stat(self.line().await?) else {
+                return Ok((sees_own || sees_old).then_some(sees_old));
+            };
+            if name.ends_with(b":addr")
+                && let Some(peer) = peer(value)
+            {
+                sees_own |= is_same(own, peer);
+                sees_old |= old.iter().any(|&old| is_same(old, peer));
+            }
+        }
+        Err(Failure::BadProbe)
+    }
+}
+
+/// `STAT name value`; anything else is the end of the answer.
+fn stat(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.strip_prefix(b"STAT ")?;
+    let space = line.iter().position(|&byte| byte == b' ')?;
+    Some((&line[..space], &line[space + 1..]))
+}
+
+/// `tcp:127.0.0.1:47326`, `tcp6:[::1]:47326`.
+fn peer(value: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (kind, address) = text.split_once(':')?;
+    matches!(kind, "tcp" | "tcp6")
+        .then(|| address.parse().ok())
+        .flatten()
+}
+
+/// A server that listens on `::` shows IPv4 as a kind of IPv6, and nobody shows scopes.
+fn is_same(a: SocketAddr, b: SocketAddr) -> bool {
+    let ip = |address: SocketAddr| -> IpAddr { address.ip().to_canonical() };
+    a.port() == b.port() && ip(a) == ip(b)
+}
+
+/// What is taken from `stats`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stats {
+    pid: Option<u64>,
+    uptime: Option<i64>,
+    time: Option<i64>,
+    connections: u64,
+    sets: u64,
+    items_stored: u64,
+    items: u64,
+    flushes: u64,
+}
+
+impl Stats {
+    fn note(&mut self, name: &[u8], value: &[u8]) {
+        let Some(text) = std::str::from_utf8(value).ok() else {
+            return;
+        };
+        let number = || text.parse().unwrap_or(0);
+        match name {
+            b"pid" => self.pid = text.parse().ok(),
+            b"uptime" => self.uptime = text.parse().ok(),
+            b"time" => self.time = text.parse().ok(),
+            b"total_connections" => self.connections = number(),
+            b"cmd_set" => self.sets = number(),
+            b"total_items" => self.items_stored = number(),
+            b"curr_items" => self.items = number(),
+            b"cmd_flush" => self.flushes = number(),
+            _ => {}
+        }
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            pid: self.pid?,
+            started_unix_s: self.time?.checked_sub(self.uptime?)?,
+            uptime_s: u64::try_from(self.uptime?).ok()?,
+            connections: self.connections,
+            sets: self.sets,
+            items_stored: self.items_stored,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    const OWN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 47326);
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Answers each line with the next of `answers`.
+    async fn serve(stream: DuplexStream, answers: &[&str]) {
+        let mut stream = BufReader::new(stream);
+        for answer in answers {
+            let mut line = String::new();
+            let read = stream.read_line(&mut line).await;
+            if !read.is_ok_and(|len| len > 0) || stream.write_all(answer.as_bytes()).await.is_err()
+            {
+                // The other side has heard enough.
+                return;
+            }
+        }
+        let more = stream.read_line(&mut String::new()).await;
+        assert_eq!(more.unwrap(), 0, "asked more than there are answers");
+    }
+
+    fn asked(answers: &[&str], look_for: &LookFor) -> Result<ProbeAnswer, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let (ours, theirs) = duplex(64);
+        runtime.block_on(async {
+            let asking = ask(ours, Some(OWN), look_for, LIMIT);
+            tokio::join!(asking, serve(theirs, answers)).0
+        })
+    }
+
+    const VERSION: &str = "VERSION 1.6.18\r\n";
+    const NO_E: &str = "CLIENT_ERROR invalid flag\r\n";
+    /// Of a real 1.6.18, shortened.
+    const STATS: &str = "STAT pid 24344\r\nSTAT uptime 2\r\nSTAT time 1795345068\r\n\
+        STAT version 1.6.18\r\nSTAT total_connections 2\r\nSTAT cmd_set 7\r\nSTAT cmd_flush 1\r\n\
+        STAT curr_items 5\r\nSTAT total_items 9\r\nEND\r\n";
+
+    fn conns(peers: &[&str]) -> String {
+        let mut text = String::from(
+            "STAT 23:addr tcp:127.0.0.1:36053\r\nSTAT 23:state conn_listening\r\n\
+             STAT 23:secs_since_last_cmd 0\r\n",
+        );
+        for peer in peers {
+            text.push_str(&format!(
+                "STAT 24:addr {peer}\r\nSTAT 24:listen_addr tcp:127.0.0.1:36053\r\n\
+                 STAT 24:state conn_parse_cmd\r\nSTAT 24:secs_since_last_cmd 0\r\n"
+            ));
+        }
+        text + "END\r\n"
+    }
+
+    #[test]
+    fn who_answers() {
+        let answer = asked(&[VERSION, STATS, NO_E], &LookFor::Nothing).unwrap();
+        let identity = Identity {
+            pid: 24344,
+            started_unix_s: 1_795_345_066,
+            uptime_s: 2,
+            connections: 2,
+            sets: 7,
+            items_stored: 9,
+        };
+        assert_eq!(answer.identity, Some(identity));
+        assert_eq!((answer.items, answer.flushes), (5, 1));
+        assert_eq!(answer.version, Version::parse(b"1.6.18"));
+        assert_eq!(answer.lingering, Some(false));
+        assert!(!answer.explicit_cas);
+        let answer = asked(&["VERSION 1.6.45\r\n", STATS, "NF\r\n"], &LookFor::Nothing);
+        assert!(answer.unwrap().explicit_cas);
+    }
+
+    #[test]
+    fn who_says_little_is_there_all_the_same() {
+        for stats in ["ERROR\r\n", "END\r\n", "STAT pid x\r\nEND\r\n"] {
+            let answer =
+                asked(&["VERSION new\r\n", stats, "ERROR\r\n"], &LookFor::Nothing).unwrap();
+            assert_eq!((answer.version, answer.identity), (None, None));
+        }
+        let bad = asked(&["HTTP/1.1 400 Bad Request\r\n"], &LookFor::Nothing);
+        assert_eq!(bad, Err(Failure::BadProbe));
+        let long = "V".repeat(2_000);
+        assert_eq!(asked(&[&long], &LookFor::Nothing), Err(Failure::BadProbe));
+    }
+
+    #[test]
+    fn an_old_connection_is_found() {
+        let old = LookFor::Addresses(vec![SocketAddr::from(([127, 0, 0, 1], 1_000))]);
+        let own = "tcp:127.0.0.1:47326";
+        let lingering = |listings: &[&str]| {
+            let answers = [&[VERSION, STATS, NO_E], listings].concat();
+            asked(&answers, &old).unwrap().lingering
+        };
+        let clean = conns(&[own]);
+        assert_eq!(lingering(&[&clean, &clean]), Some(false));
+        let found = conns(&["tcp:127.0.0.1:1000", own]);
+        assert_eq!(lingering(&[&found]), Some(true));
+        // It had not been taken in yet when it was looked for first.
+        assert_eq!(lingering(&[&clean, &found]), Some(true));
+        let mapped = conns(&[
+            "tcp6:[::ffff:127.0.0.1]:1000",
+            "tcp6:[::ffff:127.0.0.1]:47326",
+        ]);
+        assert_eq!(lingering(&[&mapped]), Some(true));
+        // Our own connection is not listed under the address that we know.
+        assert_eq!(lingering(&[&conns(&["tcp:10.0.0.1:47326"])]), None);
+        assert_eq!(lingering(&["ERROR\r\n"]), None);
+        let answer = asked(&[VERSION, STATS, NO_E], &LookFor::Unknowable).unwrap();
+        assert_eq!(answer.lingering, None);
     }
 }

@@ -21,7 +21,7 @@
 //!
 //! # Order of calls
 //!
-//! 1. [`prepare_dir`] while still root: the directory is made for the user of `-u`.
+//! 1. `StateDir::create` (`options`) while still root: the directory is made for the user of `-u`.
 //! 2. `Identity::assume`: everything below is done, and every file owned, by the user that serves.
 //! 3. [`StateFile::open`], after going to the background, because the lock belongs to the process.
 //! 4. [`StateFile::write`] before the first diverted write is acknowledged. It waits for the disk: call it where
@@ -34,7 +34,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, lchown};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -45,7 +45,6 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::{Deserialize, Serialize};
 
 use crate::listen::ListenOptions;
-use crate::sys::Identity;
 
 /// Of the file's format. A file of another version is not understood, not even in part.
 const VERSION: u32 = 1;
@@ -70,8 +69,6 @@ pub(crate) struct State {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BackendState {
-    /// It is up and has every acknowledged write.
-    pub(crate) in_step: bool,
     /// It missed acknowledged writes, or may have.
     pub(crate) missed: bool,
     /// The process that was last seen behind the address.
@@ -158,18 +155,6 @@ impl std::error::Error for StateError {
             Self::NoMemory { source, .. } => Some(source),
             Self::Held { .. } | Self::Unknown { .. } => None,
         }
-    }
-}
-
-/// Makes the directory if it is not there (its parent must be), for `owner`. One that is there is left alone.
-pub(crate) fn prepare_dir(dir: &Path, owner: &Identity) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => match owner.owner() {
-            Some((uid, gid)) => lchown(dir, uid, gid),
-            None => Ok(()),
-        },
-        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(err) => Err(err),
     }
 }
 
@@ -430,7 +415,6 @@ mod tests {
 
     fn one_away() -> State {
         let away = BackendState {
-            in_step: false,
             missed: true,
             identity: Some(BackendIdentity {
                 pid: 1,
@@ -441,10 +425,7 @@ mod tests {
             }),
             connections: vec!["10.0.0.1:40001".to_owned()],
         };
-        let well = BackendState {
-            in_step: true,
-            ..BackendState::default()
-        };
+        let well = BackendState::default();
         State {
             pid: 4242,
             backends: [
@@ -479,7 +460,6 @@ mod tests {
   "pid": 4242,
   "backends": {
     "10.0.0.4:11211": {
-      "in_step": false,
       "missed": true,
       "identity": {
         "pid": 1,
@@ -493,7 +473,6 @@ mod tests {
       ]
     },
     "10.0.0.5:11211": {
-      "in_step": true,
       "missed": false,
       "identity": null,
       "connections": []
@@ -587,7 +566,7 @@ mod tests {
             "damaged: unknown field",
         );
         check(
-            r#"{"version":1,"pid":1,"backends":{"a":{"in_step":1}}}"#,
+            r#"{"version":1,"pid":1,"backends":{"a":{"missed":1}}}"#,
             "damaged: invalid type",
         );
     }
@@ -682,10 +661,7 @@ mod tests {
             gone.display()
         );
         assert_eq!(err.to_string(), expected);
-        prepare_dir(&gone, &Identity::default()).unwrap();
-        prepare_dir(&gone, &Identity::default()).unwrap();
-        let mode = fs::metadata(&gone).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
+        fs::create_dir(&gone).unwrap();
         StateFile::open(&gone, &tcp("0.0.0.0:11211"), LONG).unwrap();
     }
 

@@ -15,19 +15,20 @@ use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use magent_core::config::Config;
-use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, RouteTrace};
+use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, RouteTrace, Shared};
 use magent_core::keeper::{Failure, Report};
-use magent_core::placement::{Placement, View};
+use magent_core::placement::View;
 use magent_core::server::Address;
-use magent_core::stats::{Counter, Counters};
-use magent_core::{Time, WorkerId};
+use magent_core::stats::Counter;
+use magent_core::{BackendId, Time, WorkerId};
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::SockRef;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::listen::Listener;
@@ -56,6 +57,10 @@ const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 pub(crate) enum ToWorker {
     View(Arc<View>),
     Settled(u64),
+    /// Another worker has given up a key that this one may wait for.
+    SlotsFreed,
+    /// The connection leads to the process that the View is about.
+    Verified(ConnectionId),
     /// Addresses of the backend that the connection is for.
     Resolved(ConnectionId, Result<Vec<SocketAddr>, Failure>),
     /// Accept nobody, finish what is under way, end.
@@ -65,9 +70,13 @@ pub(crate) enum ToWorker {
 }
 
 /// What a worker tells the control thread.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum FromWorker {
+    /// A connection to a backend is there, from this address unless it is a unix socket.
+    Connected(WorkerId, ConnectionId, Option<SocketAddr>),
     Report(WorkerId, Report),
+    /// The healer is to copy these keys to the backend.
+    Recopy(BackendId, Vec<Box<[u8]>>),
     /// A backend is known by name: its addresses are wanted.
     Resolve(WorkerId, ConnectionId),
     /// The worker has ended.
@@ -96,8 +105,9 @@ impl Handle {
 #[derive(Clone)]
 pub(crate) struct Common {
     pub config: Arc<Config>,
-    pub placement: Arc<Placement>,
-    pub counters: Arc<Vec<Counters>>,
+    pub shared: Shared,
+    /// All workers, once all are there: before any of them runs.
+    pub workers: Arc<OnceLock<Vec<Handle>>>,
     pub started: Instant,
     /// Client connections of all workers.
     pub clients_open: Arc<AtomicU64>,
@@ -205,13 +215,7 @@ impl Worker {
             });
         }
         let now = time_since(common.started);
-        let engine = Engine::new(
-            id,
-            &common.config,
-            Arc::clone(&common.placement),
-            Arc::clone(&common.counters),
-            now,
-        );
+        let engine = Engine::new(id, &common.config, common.shared.clone(), now);
         let worker = Self {
             id,
             poll,
@@ -305,6 +309,7 @@ impl Worker {
         }
     }
 
+    /// Keys that others wait to write are free. Not by the control thread: a client waits.
     fn perform(&mut self, now: Time, output: Output) {
         match output {
             Output::Connect(connection) => self.connect(now, connection),
@@ -323,9 +328,20 @@ impl Worker {
                 }
             }
             Output::CloseClient(client) => self.close_client(client),
+            Output::Recopy(backend, keys) => self.tell(FromWorker::Recopy(backend, keys)),
+            Output::WakeWorkers => self.wake_others(),
             Output::Report(report) => self.tell(FromWorker::Report(self.id, report)),
             Output::Route(route) => self.log_route(&route),
             Output::Wait(_) => {}
+        }
+    }
+
+    fn wake_others(&self) {
+        let workers = self.common.workers.get().map_or(&[][..], Vec::as_slice);
+        for (index, worker) in workers.iter().enumerate() {
+            if index != self.id.index() {
+                worker.tell(ToWorker::SlotsFreed);
+            }
         }
     }
 
@@ -346,7 +362,11 @@ impl Worker {
         loop {
             match self.inbox.try_recv() {
                 Ok(ToWorker::View(view)) => self.feed(now, Input::View(&view)),
+                Ok(ToWorker::SlotsFreed) => self.feed(now, Input::SlotsFreed),
                 Ok(ToWorker::Settled(epoch)) => self.feed(now, Input::Settled(epoch)),
+                Ok(ToWorker::Verified(connection)) => {
+                    self.feed(now, Input::Verified(connection));
+                }
                 Ok(ToWorker::Resolved(connection, addresses)) => {
                     self.on_resolved(now, connection, addresses);
                 }
@@ -429,7 +449,7 @@ impl Worker {
         let open = self.common.clients_open.fetch_add(1, Ordering::Relaxed);
         if open >= self.common.config.limits.clients_max {
             self.common.clients_open.fetch_sub(1, Ordering::Relaxed);
-            self.common.counters[self.id.index()].add(Counter::ClientsRefused, 1);
+            self.common.shared.counters[self.id.index()].add(Counter::ClientsRefused, 1);
             // A fresh socket takes a line; if it does not, there is nobody to tell.
             drop(stream.write(TOO_MANY));
             stream.close(&mut self.buffer);
@@ -592,6 +612,8 @@ impl Worker {
     fn connect_to(&mut self, now: Time, connection: ConnectionId, address: SocketAddr) {
         let stream = TcpStream::connect(address).map(|stream| {
             drop(stream.set_nodelay(true));
+            // It is only closed when it is given up: then nothing that has not left may leave any more.
+            drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
             Stream::Tcp(stream)
         });
         self.on_connecting(now, connection, stream);
@@ -628,6 +650,8 @@ impl Worker {
             match link.stream.is_connected() {
                 Ok(true) => {
                     link.connected = true;
+                    let local = link.stream.local_addr();
+                    self.tell(FromWorker::Connected(self.id, connection, local));
                     self.feed(now, Input::BackendConnected(connection));
                 }
                 Ok(false) => return,
@@ -705,7 +729,7 @@ impl Worker {
     }
 
     fn log_route(&self, route: &RouteTrace) {
-        let name = |backend: Option<magent_core::BackendId>| {
+        let name = |backend: Option<BackendId>| {
             backend.map_or_else(
                 || "-".to_owned(),
                 |id| self.common.config.backends[id.index()].to_string(),
@@ -763,6 +787,14 @@ impl Stream {
             Ok(()) => Ok(true),
             Err(err) if err.kind() == ErrorKind::NotConnected => Ok(false),
             Err(err) => Err(err),
+        }
+    }
+
+    /// Unless it is a unix socket.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
         }
     }
 

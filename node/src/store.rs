@@ -442,7 +442,14 @@ impl Store {
             self.current
         };
         self.oldest_live = from - 1;
-        if self.oldest_live <= self.current {
+        if self.oldest_live > self.current {
+            return;
+        }
+        if self.config.meta_cas {
+            // A number that a client chose says nothing about when the item was stored, so 1.6.45 removes
+            // those of the last second at once instead.
+            self.clear();
+        } else {
             self.oldest_cas = self.next_cas();
         }
     }

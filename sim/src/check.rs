@@ -36,6 +36,21 @@ impl std::fmt::Display for Violation {
     }
 }
 
+impl Violation {
+    /// Whether it can come from proxies that disagree.
+    pub(crate) fn can_be_split(&self) -> bool {
+        let never = [
+            "foreign value",
+            "foreign flags",
+            "foreign key",
+            "misplaced",
+            "wrong answer",
+            "unanswered",
+        ];
+        !never.contains(&self.check)
+    }
+}
+
 pub(crate) fn violation(check: &'static str, text: impl Into<String>) -> Violation {
     Violation {
         check,
@@ -121,6 +136,33 @@ impl History {
         op.responded = Some(now);
     }
 
+    /// Whether a key was only stored to since `op`, whatever became of that.
+    pub(crate) fn only_stores_behind(&self, key: usize, op: &Op) -> bool {
+        self.ops
+            .iter()
+            .filter(|other| other.keys.contains(&key) && other.id != op.id)
+            .filter(|other| other.responded.is_none_or(|at| at >= op.invoked))
+            .all(|other| other.is_base() || other.effect == Effect::None && !other.conditional)
+    }
+
+    /// Whether writes of a key overlapped that no proxy puts in an order: through two proxies, or one of them a
+    /// flush of everything.
+    pub(crate) fn has_unordered_writes(&self, key: usize) -> bool {
+        let end = |op: &Op| {
+            op.responded
+                .filter(|_| op.outcome != Outcome::Unknown)
+                .unwrap_or_else(|| op.invoked.after_ms(self.unknown_ms))
+        };
+        let is_flush = |op: &Op| op.effect == Effect::Flush;
+        self.changes(key).any(|one| {
+            self.changes(key).any(|other| {
+                (one.proxy != other.proxy || is_flush(one) != is_flush(other))
+                    && one.invoked <= end(other)
+                    && other.invoked <= end(one)
+            })
+        })
+    }
+
     fn op(&self, id: u32) -> &Op {
         &self.ops[id as usize]
     }
@@ -185,7 +227,7 @@ impl History {
     }
 
     /// The requests that changed `key`, or everything.
-    fn changes(&self, key: usize) -> impl Iterator<Item = &Op> {
+    pub(crate) fn changes(&self, key: usize) -> impl Iterator<Item = &Op> {
         self.writes[key]
             .iter()
             .chain(&self.flushes)
@@ -263,6 +305,13 @@ impl History {
                     return Err(foreign(format!("request {id} writes nothing")));
                 }
             }
+        }
+        let twice = seen.ids.iter().enumerate();
+        if let Some((_, id)) = twice
+            .into_iter()
+            .find(|(at, id)| seen.ids[..*at].contains(id))
+        {
+            return Err(violation("done twice", format!("{name}: fragment {id}")));
         }
         if seen.base.is_none() && self.keys[key].kind != KeyKind::Vivify {
             return Err(foreign(format!("fragments {:?} without a first", seen.ids)));

@@ -20,6 +20,7 @@ pub(crate) struct Client {
     pub link: Option<LinkId>,
     /// Connections are counted over all clients.
     connection: u32,
+    proxy: usize,
     pub requests_left: usize,
     pub expected: Expected,
     inbox: Vec<u8>,
@@ -59,6 +60,7 @@ impl Client {
         Self {
             link: None,
             connection: 0,
+            proxy: 0,
             requests_left: requests,
             expected: Expected::default(),
             inbox: Vec::new(),
@@ -89,14 +91,30 @@ impl World {
             if self.clients[index].requests_left == 0 || self.is_calm {
                 return;
             }
+            if self.slots.iter().all(Option::is_none) {
+                // No proxy runs.
+                self.wake_client(index, 1_000);
+                return;
+            }
             self.connect_client(index, None);
         }
         self.client_asks(index);
     }
 
-    /// Gives a client a connection to this worker, or to any.
+    /// Gives a client a connection to this worker, or to any, of any proxy.
     pub(crate) fn connect_client(&mut self, index: usize, worker: Option<usize>) -> LinkId {
-        let proxy = self.rng.index(self.proxies.len());
+        let running: Vec<usize> = self.slots.iter().flatten().copied().collect();
+        let proxy = self.rng.pick(&running);
+        self.connect_client_to(index, proxy, worker)
+    }
+
+    /// Gives a client a connection to this proxy.
+    pub(crate) fn connect_client_to(
+        &mut self,
+        index: usize,
+        proxy: usize,
+        worker: Option<usize>,
+    ) -> LinkId {
         let any = self.rng.index(self.options.workers);
         let worker = worker.unwrap_or(any);
         let room = self.rng.pick(&[2_048, 16_384, 1 << 20]);
@@ -112,6 +130,7 @@ impl World {
         let client = &mut self.clients[index];
         client.link = Some(id);
         client.connection = self.connections;
+        client.proxy = proxy;
         client.ended = false;
         client.inbox.clear();
         client.closed = None;
@@ -209,6 +228,7 @@ impl World {
     pub(crate) fn invoke(&mut self, index: usize, mut op: Op, bytes: &[u8]) {
         op.invoked = self.now;
         op.connection = self.clients[index].connection;
+        op.proxy = self.clients[index].proxy;
         if self.trace.verbose {
             let text = String::from_utf8_lossy(bytes).into_owned();
             let first = text.lines().next().unwrap_or_default();
@@ -322,7 +342,8 @@ impl World {
         let value_was_cut = !client.inbox.is_empty()
             && self.options.limits.stream_len_min < 1 << 20
             && self.options.faults != Faults::None;
-        let unanswered = client.expected.oldest();
+        let was_killed = self.proxies[client.proxy].dead;
+        let unanswered = client.expected.oldest().filter(|_| !was_killed);
         let connection = client.connection;
         if let Some(oldest) = unanswered.filter(|_| !value_was_cut && !client.manual) {
             let only_quiet = self.history.ops[oldest as usize].quiet == Quiet::Meta;
@@ -399,7 +420,10 @@ impl World {
         }
         let op = &self.history.ops[id as usize];
         if answer.outcome == Outcome::Done && op.adds && !self.may_lose(op.keys[0]) {
-            self.history.check_add(id)?;
+            let key = op.keys[0];
+            let reader = self.reader(id);
+            let checked = self.history.check_add(id);
+            self.unless_split(reader, key, checked)?;
         }
         let op = &self.history.ops[id as usize];
         let blameless = op.is_read() && op.quiet == Quiet::No;
@@ -409,15 +433,11 @@ impl World {
                 format!("request {id} without any fault"),
             ));
         }
-        let reader = Reader {
-            id,
-            connection: op.connection,
-            from: op.invoked,
-            until: now,
-        };
+        let reader = self.reader(id);
+        let op = &self.history.ops[id as usize];
         if answer.outcome == Outcome::Done
             && op.compared.is_some()
-            && self.options.faults == Faults::None
+            && (self.options.faults == Faults::None || self.options.has_marks())
         {
             self.history.check_compare(id)?;
         }
@@ -427,20 +447,22 @@ impl World {
             let key = op.keys[0];
             if self.history.keys[key].kind == KeyKind::Counter {
                 if self.options.counting {
-                    self.history.check_count(id, number)?;
+                    let checked = self.history.check_count(id, number);
+                    self.unless_split(reader, key, checked)?;
                 }
                 let text = number.to_string();
-                self.history
-                    .check_found(reader, key, text.as_bytes(), None)?;
+                let checked = self.history.check_found(reader, key, text.as_bytes(), None);
+                self.unless_split(reader, key, checked)?;
             }
         }
         for (key, found) in answer.found {
             match found {
                 Some(found) => {
                     self.tally.hits += 1;
-                    let writer =
+                    let checked =
                         self.history
-                            .check_found(reader, key, &found.value, found.client_flags)?;
+                            .check_found(reader, key, &found.value, found.client_flags);
+                    let writer = self.unless_split(reader, key, checked)?;
                     if let Some(token) = found.cas {
                         self.clients[index].tokens[key] = Some((token, writer));
                     }
@@ -478,24 +500,42 @@ impl World {
             return Ok(());
         };
         self.tally.lost += 1;
-        if !self.may_lose(key) {
-            let name = String::from_utf8_lossy(&self.history.keys[key].bytes).into_owned();
-            return Err(violation(
-                "lost",
-                format!(
-                    "{name}: read {} missed what request {stored} had stored",
-                    reader.id
-                ),
-            ));
+        if self.may_lose(key) && !self.must_keep(key, stored) {
+            return Ok(());
         }
-        Ok(())
+        let name = String::from_utf8_lossy(&self.history.keys[key].bytes).into_owned();
+        let text = format!(
+            "{name}: read {} missed what request {stored} had stored",
+            reader.id
+        );
+        self.unless_split(reader, key, Err(violation("lost", text)))
+    }
+
+    /// A request as one that looks.
+    fn reader(&self, id: u32) -> Reader {
+        let op = &self.history.ops[id as usize];
+        Reader {
+            id,
+            connection: op.connection,
+            from: op.invoked,
+            until: self.now,
+        }
     }
 
     /// Whether an acknowledged write of a key may be gone.
     pub(crate) fn may_lose(&self, key: usize) -> bool {
         let options = &self.options;
+        let route = self.placement.route(&self.history.keys[key].bytes);
+        if self.emptied[route.primary.index()]
+            || route
+                .backup
+                .is_some_and(|backup| self.emptied[backup.index()])
+        {
+            return true;
+        }
         match options.faults {
             Faults::None => options.evicting,
+            Faults::OneVictim if options.silences => self.tally.transitions > 0,
             Faults::OneVictim => {
                 // Two workers may leave the copies of a key with different numbers: one is then deleted.
                 let disagree = options.workers > 1
@@ -505,6 +545,25 @@ impl World {
             }
             Faults::Wild => true,
         }
+    }
+
+    /// Whether a backend that is there has been told of this write of a key, and of nothing but stores since.
+    fn must_keep(&self, key: usize, stored: u32) -> bool {
+        let options = &self.options;
+        let disturbed = options.evicting || options.silences || options.flushed_by_others;
+        if disturbed || options.proxies > 1 || options.kills {
+            return false;
+        }
+        let op = &self.history.ops[stored as usize];
+        let route = self.placement.route(&self.history.keys[key].bytes);
+        let told = [Some(route.primary), route.backup]
+            .into_iter()
+            .flatten()
+            .any(|backend| {
+                self.follows_since[backend.index()].is_some_and(|since| since < op.invoked)
+            });
+        // What is repeated on a backend that catches up is deleted there, and copied again.
+        told && route.backup.is_some() && self.history.only_stores_behind(key, op)
     }
 
     /// All clients ask no more; those that wait for nothing leave.

@@ -6,10 +6,13 @@
 //!
 //! Not here: when faults happen (`world`), what commands answer (`magent-node`).
 
-use magent_node::{Keep, Next, Session};
+use magent_core::BackendId;
+use magent_node::{Crawler, Keep, Next};
 
 use crate::memcached::Process;
-use crate::network::{Closed, End, LinkId, Peer};
+use crate::network::{Closed, End, Handle, LinkId, Peer};
+use crate::options::Faults;
+use crate::workload::{Effect, KeyKind, Outcome, counter, fragment};
 use crate::world::{Event, World};
 
 /// What can go wrong with a backend.
@@ -19,6 +22,8 @@ pub enum Fault {
     CrashEmpty,
     /// The process dies and comes back with its items (`-e`).
     CrashWarm,
+    /// The process dies, and another memcached takes its address, with items of its own.
+    Foreign,
     /// The host dies: nothing is refused or reset, everything is silent.
     HostDown,
     /// The process is stopped and goes on later.
@@ -37,6 +42,14 @@ pub enum Fault {
     Refuse,
     /// It serves and answers no probe.
     MuteProbes,
+    /// No packet passes between it and this proxy.
+    CutFrom(usize),
+    /// Its crawler is busy with somebody else's walk.
+    Busy,
+    /// Somebody else flushes it.
+    Flush,
+    /// This proxy is killed, and started again.
+    Kill(usize),
 }
 
 /// What seeds draw from; what is there twice comes more often.
@@ -55,6 +68,9 @@ pub(crate) const FAULTS: &[Fault] = &[
     Fault::CutOne,
     Fault::Refuse,
     Fault::MuteProbes,
+    Fault::Foreign,
+    Fault::Pause,
+    Fault::Busy,
 ];
 
 /// A fault that a seed has drawn.
@@ -65,10 +81,49 @@ pub(crate) struct PlannedFault {
 }
 
 impl World {
+    /// What goes wrong next, where a seed has its way.
+    pub(crate) fn draw_fault(&mut self) -> Fault {
+        let slot = self.rng.index(self.options.proxies);
+        if self.options.kills && self.rng.chance(20) {
+            return Fault::Kill(slot);
+        }
+        if self.options.proxies > 1 && self.options.cut_from && self.rng.chance(25) {
+            return Fault::CutFrom(slot);
+        }
+        if self.options.flushed_by_others && self.rng.chance(20) {
+            return Fault::Flush;
+        }
+        let fault = self.rng.pick(FAULTS);
+        // Items of an unknown process are flushed only if somebody else has the right ones.
+        let flushed = self.options.faults == Faults::OneVictim && self.options.backups > 0;
+        if fault == Fault::Foreign && !flushed {
+            return Fault::CrashWarm;
+        }
+        fault
+    }
+
+    /// What goes wrong in a handover: mostly connections, so that items stay.
+    pub(crate) fn draw_handover(&mut self) -> Fault {
+        self.rng.pick(&[
+            Fault::ResetOne,
+            Fault::ResetOne,
+            Fault::Reset,
+            Fault::Refuse,
+            Fault::Refuse,
+            Fault::Slow,
+            Fault::CrashWarm,
+            Fault::CrashEmpty,
+        ])
+    }
+
     // -- Backends --
 
-    pub(crate) fn open_session(&mut self, backend: usize, id: LinkId) {
-        self.backends[backend].sessions.insert(id, Session::new());
+    /// Whether the process does not look at a connection.
+    fn ignores(&self, backend: usize, id: LinkId) -> bool {
+        let this = &self.backends[backend];
+        let mute =
+            !this.answers_probes && matches!(self.links[id.index()].handle, Handle::Probe(_));
+        this.process != Process::Running || mute || !this.sessions.contains_key(&id)
     }
 
     /// A backend loses a connection, and what of it was not executed.
@@ -82,14 +137,13 @@ impl World {
     }
 
     pub(crate) fn serve_soon(&mut self, backend: usize, id: LinkId) {
-        let this = &self.backends[backend];
-        if this.process != Process::Running || !this.sessions.contains_key(&id) {
+        if self.ignores(backend, id) {
             return;
         }
         if std::mem::replace(&mut self.links[id.index()].peer_scheduled, true) {
             return;
         }
-        let slow_us = this.slow_us;
+        let slow_us = self.backends[backend].slow_us;
         let us = 1 + self.rng.below(self.options.serve_us_max) + self.rng.below(slow_us + 1);
         self.after_us(us, Event::Serve { link: id });
     }
@@ -100,8 +154,7 @@ impl World {
         let Peer::Backend(backend) = self.links[id.index()].peer else {
             return;
         };
-        let this = &self.backends[backend];
-        if this.process != Process::Running || !this.sessions.contains_key(&id) {
+        if self.ignores(backend, id) {
             return;
         }
         let available = self.links[id.index()].to_peer.readable.len();
@@ -149,18 +202,37 @@ impl World {
     // -- Faults --
 
     pub(crate) fn begin_fault(&mut self, index: usize) {
+        if self.is_calm {
+            return;
+        }
         let PlannedFault { backend, fault } = self.faults[index];
         self.note_state(&format!("backend {backend}"), &format!("{fault:?} begins"));
         self.inflict(backend, fault);
     }
 
     pub(crate) fn inflict(&mut self, backend: usize, fault: Fault) {
+        if matches!(
+            fault,
+            Fault::CrashEmpty | Fault::CrashWarm | Fault::Foreign | Fault::HostDown | Fault::Flush
+        ) {
+            self.follows_since[backend] = None;
+        }
         let this = &mut self.backends[backend];
         match fault {
-            Fault::CrashEmpty | Fault::CrashWarm => {
+            Fault::CrashEmpty | Fault::CrashWarm | Fault::Foreign => {
                 this.process = Process::Dead;
                 self.reset_all(backend, 100);
             }
+            Fault::CutFrom(slot) => {
+                this.reachable_from[slot] = false;
+                self.cut_links(backend);
+            }
+            Fault::Busy => this.set_crawler(Crawler::Busy),
+            Fault::Flush => {
+                this.flush_all(self.now);
+                self.emptied[backend] = true;
+            }
+            Fault::Kill(slot) => self.kill_proxy(slot),
             Fault::HostDown => {
                 this.process = Process::Dead;
                 this.reachable = false;
@@ -210,16 +282,37 @@ impl World {
         match fault {
             Fault::CrashEmpty | Fault::HostDown if this.process == Process::Dead => {
                 self.bury_links(backend);
-                self.backends[backend].restart(now, Keep::Nothing);
+                let this = &mut self.backends[backend];
+                this.restart(now, Keep::Nothing);
+                this.reachable = true;
                 self.reach(backend);
             }
             Fault::CrashWarm if this.process == Process::Dead => {
                 self.bury_links(backend);
                 self.backends[backend].restart(now, Keep::Items);
             }
-            Fault::CrashEmpty | Fault::CrashWarm | Fault::Reset | Fault::ResetOne => {}
-            Fault::CutOne if !this.reachable => {}
-            Fault::HostDown | Fault::Cut | Fault::CutOne => self.reach(backend),
+            Fault::Foreign if this.process == Process::Dead => {
+                self.bury_links(backend);
+                self.backends[backend].restart(now, Keep::Nothing);
+                self.plant(backend);
+            }
+            Fault::CrashEmpty
+            | Fault::CrashWarm
+            | Fault::Foreign
+            | Fault::Flush
+            | Fault::Reset
+            | Fault::ResetOne => {}
+            Fault::HostDown | Fault::Cut => {
+                this.reachable = true;
+                self.reach(backend);
+            }
+            Fault::CutFrom(slot) => {
+                this.reachable_from[slot] = true;
+                self.reach(backend);
+            }
+            Fault::CutOne => self.reach(backend),
+            Fault::Busy => this.set_crawler(self.options.crawler),
+            Fault::Kill(slot) => self.revive_proxy(slot),
             Fault::Pause => {
                 if this.process == Process::Paused {
                     this.process = Process::Running;
@@ -230,8 +323,51 @@ impl World {
             }
             Fault::Slow => this.slow_us = 0,
             Fault::Refuse => this.refuses = false,
-            Fault::MuteProbes => this.answers_probes = true,
+            Fault::MuteProbes => {
+                this.answers_probes = true;
+                for link in self.links_of(backend) {
+                    self.serve_soon(backend, link);
+                }
+            }
         }
+    }
+
+    /// Gives a process that has just taken an address what was written to its keys once, and more.
+    fn plant(&mut self, backend: usize) {
+        let now = self.now;
+        // Who has never heard of the one before takes this one for it.
+        let known = self.disks.iter().all(|disk| {
+            disk.as_ref()
+                .is_some_and(|disk| disk[backend].0.identity.is_some())
+        });
+        if !known {
+            return;
+        }
+        for key in 0..self.history.keys.len() {
+            let bytes = self.history.keys[key].bytes.clone();
+            let route = self.placement.route(&bytes);
+            let holds = |id: BackendId| id.index() == backend;
+            if !holds(route.primary) && !route.backup.is_some_and(holds) {
+                continue;
+            }
+            let written: Vec<(u32, usize)> = self
+                .history
+                .changes(key)
+                .filter(|op| op.effect == Effect::Base && op.outcome == Outcome::Done)
+                .map(|op| (op.id, op.fill_len))
+                .collect();
+            if written.is_empty() || self.rng.chance(30) {
+                continue;
+            }
+            let (id, fill_len) = self.rng.pick(&written);
+            let value = if self.history.keys[key].kind == KeyKind::Counter {
+                counter(id)
+            } else {
+                fragment(id, &bytes, fill_len)
+            };
+            self.backends[backend].plant(now, &bytes, id, &value);
+        }
+        self.backends[backend].plant(now, b"stranger", 0, b"strange");
     }
 
     /// Resets `percent` of a backend's connections. What it had not read is lost; what it had answered
@@ -255,9 +391,11 @@ impl World {
         (!links.is_empty()).then(|| self.rng.pick(&links))
     }
 
+    /// Cuts the connections of those proxies that do not reach the backend any more.
     pub(crate) fn cut_links(&mut self, backend: usize) {
         for link in self.links_of(backend) {
-            self.links[link.index()].cut = true;
+            let slot = self.proxies[self.links[link.index()].proxy].slot;
+            self.links[link.index()].cut |= !self.backends[backend].is_reached_by(slot);
         }
     }
 
@@ -270,9 +408,19 @@ impl World {
         }
     }
 
+    /// Packets pass again, where they can.
     pub(crate) fn reach(&mut self, backend: usize) {
-        self.backends[backend].reachable = true;
-        for link in self.links_of(backend) {
+        // Those that the backend has lost too: its kernel says so now.
+        let links: Vec<LinkId> = (0..self.links.len())
+            .filter(|&index| self.links[index].cut)
+            .filter(|&index| self.links[index].peer == Peer::Backend(backend))
+            .map(|index| LinkId(u32::try_from(index).expect("runs are short")))
+            .collect();
+        for link in links {
+            let slot = self.proxies[self.links[link.index()].proxy].slot;
+            if !self.backends[backend].is_reached_by(slot) {
+                continue;
+            }
             self.links[link.index()].cut = false;
             for toward in [End::Proxy, End::Peer] {
                 let latency = self.latency_us();
@@ -297,7 +445,8 @@ impl World {
             return;
         }
         let key = self.rng.index(self.history.keys.len());
-        let backend = self.rng.index(self.backends.len());
+        let any = self.rng.index(self.backends.len());
+        let backend = if self.options.silences { 1 } else { any };
         let key = self.history.keys[key].bytes.clone();
         self.backends[backend].store.evict(&key);
         let pause = self.rng.below(20_000);

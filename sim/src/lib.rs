@@ -19,14 +19,18 @@ mod answers;
 mod audit;
 mod check;
 mod client;
+mod connections;
+mod control;
 mod faults;
 mod memcached;
 mod network;
 mod options;
+mod process;
 mod proxy;
 mod rng;
 mod scenario;
 mod sockets;
+mod split;
 mod workload;
 mod world;
 

@@ -3,11 +3,15 @@
 //! Not here: what commands answer (`magent-node`), when faults happen (`world`).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use magent_core::Time;
-use magent_node::{Keep, Session, Store, StoreConfig};
+use magent_node::{ConnectionAddrs, Crawler, Keep, Next, Session, Store, StoreConfig};
 
 use crate::network::LinkId;
+use crate::options::Options;
 
 /// Whether the process executes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub(crate) struct Memcached {
     pub process: Process,
     /// Whether packets reach it. If not, nothing is refused: everything is silent.
     pub reachable: bool,
+    /// Whether packets of this proxy reach it.
+    pub reachable_from: Vec<bool>,
     /// Whether it refuses connections although it runs.
     pub refuses: bool,
     /// Whether it answers probes.
@@ -36,25 +42,47 @@ pub(crate) struct Memcached {
     pid: u32,
 }
 
+/// Unix time at the world's beginning.
+pub(crate) const UNIX_START_S: u64 = 1_700_000_000;
+
 /// The largest item. Smaller than memcached's so that a refusal is cheap to provoke.
 pub(crate) const ITEM_LEN_MAX: usize = 48 * 1024;
 
 impl Memcached {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(index: usize, options: &Options) -> Self {
+        let host = u8::try_from(index).expect("few backends");
         let store = Store::new(StoreConfig {
             item_len_max: ITEM_LEN_MAX,
+            listen: SocketAddr::from(([10, 0, 0, host], 11_211)),
+            unix_start_s: UNIX_START_S,
+            crawler: options.crawler,
+            meta_cas: options.explicit_cas,
             ..StoreConfig::default()
         });
         Self {
             store,
             process: Process::Running,
             reachable: true,
+            reachable_from: vec![true; options.proxies],
             refuses: false,
             answers_probes: true,
             slow_us: 0,
             sessions: BTreeMap::new(),
             pid: 1,
         }
+    }
+
+    /// A connection is accepted.
+    pub(crate) fn open(&mut self, now: Time, link: LinkId, peer: SocketAddr) {
+        let local = SocketAddr::from(([10, 0, 0, 1], 11_211));
+        let addrs = ConnectionAddrs { peer, local };
+        let session = Session::open(&mut self.store, magent_node::Time(now.0), addrs);
+        self.sessions.insert(link, session);
+    }
+
+    /// Whether packets of this proxy reach it.
+    pub(crate) fn is_reached_by(&self, slot: usize) -> bool {
+        self.reachable && self.reachable_from[slot]
     }
 
     /// The process begins anew.
@@ -65,10 +93,39 @@ impl Memcached {
         self.process = Process::Running;
     }
 
+    pub(crate) fn set_crawler(&mut self, crawler: Crawler) {
+        self.store.set_crawler(crawler);
+    }
+
+    /// Somebody else flushes it.
+    pub(crate) fn flush_all(&mut self, now: Time) {
+        self.execute(now, b"flush_all\r\n", b"OK\r\n");
+    }
+
+    /// Gives it an item.
+    pub(crate) fn plant(&mut self, now: Time, key: &[u8], client_flags: u32, value: &[u8]) {
+        let key = STANDARD.encode(key);
+        let mut line = format!("ms {key} {} b F{client_flags}\r\n", value.len()).into_bytes();
+        line.extend_from_slice(value);
+        line.extend_from_slice(b"\r\n");
+        let mut out = Vec::new();
+        let now = magent_node::Time(now.0);
+        let next = Session::new().receive(&mut self.store, now, &line, &mut out);
+        assert!(next == Next::Continue, "a plain set");
+    }
+
+    fn execute(&mut self, now: Time, line: &[u8], expected: &[u8]) {
+        let mut out = Vec::new();
+        let now = magent_node::Time(now.0);
+        let next = Session::new().receive(&mut self.store, now, line, &mut out);
+        assert!(next == Next::Continue && out == expected, "a plain command");
+    }
+
     /// Whether nothing is wrong with it.
-    pub(crate) const fn is_well(&self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         matches!(self.process, Process::Running)
             && self.reachable
+            && self.reachable_from.iter().all(|&reachable| reachable)
             && !self.refuses
             && self.answers_probes
             && self.slow_us == 0

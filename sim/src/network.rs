@@ -8,9 +8,11 @@
 //! Not here: who sends what and when (`proxy`, `memcached`, `client`).
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use magent_core::Time;
 use magent_core::engine::{ClientId, ConnectionId};
+use magent_core::heal::HealConnection;
 
 /// A connection, counted from 0 in the order of their beginnings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +46,15 @@ pub(crate) enum Closed {
 enum Packet {
     Data(Vec<u8>),
     Closed(Closed),
+}
+
+impl Packet {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Data(bytes) => bytes.len(),
+            Self::Closed(_) => 0,
+        }
+    }
 }
 
 /// One direction of a connection.
@@ -111,6 +122,33 @@ impl Pipe {
         at
     }
 
+    /// Ends the direction abortively: of the packets under way the first `kept` still arrive, then a reset. The
+    /// rest is lost, and so is what has not left.
+    pub(crate) fn abort(&mut self, kept: usize, at: Time) -> Time {
+        self.in_flight.truncate(kept);
+        let data = self.in_flight.iter().map(|(_, packet)| packet.len());
+        self.in_flight_len = data.sum();
+        self.ended = false;
+        self.last_at = self.in_flight.back().map_or(at, |&(last, _)| last);
+        self.close(Closed::Fin, at.max(self.last_at));
+        if let Some((_, packet)) = self.in_flight.back_mut() {
+            *packet = Packet::Closed(Closed::Reset);
+        }
+        self.last_at
+    }
+
+    /// Forgets what is under way.
+    pub(crate) fn lose(&mut self) {
+        self.in_flight.clear();
+        self.in_flight_len = 0;
+        self.ended = true;
+    }
+
+    /// Packets under way.
+    pub(crate) fn packets(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// Whether something arrived: what was due by `now`.
     pub(crate) fn deliver(&mut self, now: Time) -> bool {
         let mut arrived = false;
@@ -145,22 +183,28 @@ pub(crate) enum Peer {
     Backend(usize),
 }
 
-/// What a worker knows a connection by.
+/// What a proxy knows a connection by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handle {
     /// A client that is not accepted yet.
     Unaccepted,
     Client(ClientId),
     Backend(ConnectionId),
+    Heal(HealConnection),
+    /// A probe, by its number.
+    Probe(u64),
 }
 
-/// A connection between a worker and a client or a backend.
+/// A connection between a proxy and a client or a backend.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub proxy: usize,
+    /// Of those that a worker has; else 0.
     pub worker: usize,
     pub peer: Peer,
     pub handle: Handle,
+    /// The proxy's end, as the peer sees it.
+    pub local: SocketAddr,
     pub to_proxy: Pipe,
     pub to_peer: Pipe,
     /// Whether the worker still has its socket.
@@ -192,6 +236,7 @@ impl Link {
             worker,
             peer,
             handle,
+            local: SocketAddr::from(([0, 0, 0, 0], 0)),
             to_proxy: Pipe::new(to_proxy_capacity),
             to_peer: Pipe::new(to_peer_capacity),
             proxy_open: true,

@@ -8,7 +8,9 @@ use magent_core::breaks::Breaks;
 use magent_core::config::{Config, DeadRead, Limits};
 use magent_core::scheme::{Scheme, SchemeOptions};
 use magent_core::server::ServerSpec;
+use magent_node::Crawler;
 
+use crate::memcached::UNIX_START_S;
 use crate::rng::Rng;
 
 /// Which faults happen.
@@ -35,6 +37,10 @@ pub enum Chunks {
 
 /// Everything that distinguishes one run from another besides the order of its events.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other"
+)]
 pub struct Options {
     /// The seed that all of it follows from.
     pub seed: u64,
@@ -61,6 +67,12 @@ pub struct Options {
     pub faults: Faults,
     /// Whether everyone wants the same few keys at once.
     pub rush: bool,
+    /// Whether primary and backup fail in turn, one while the other catches up.
+    pub handover: bool,
+    /// Whether the primary is stopped now and then, for so long that it is given up.
+    pub hangs: bool,
+    /// Whether the primary is silent now and then, never for long, and backups evict.
+    pub silences: bool,
     /// Whether the faults are many and small: single connections are reset.
     pub flapping: bool,
     /// Number of faults.
@@ -69,9 +81,22 @@ pub struct Options {
     pub busy_ms: u64,
     /// Whether backends evict.
     pub evicting: bool,
-    /// Whether a backend executes what a closed connection had sent. It does in reality; nothing guards
-    /// against it before backends are settled on their return.
-    pub late_execution: bool,
+    /// Whether backends see other addresses of the proxies than these do themselves.
+    pub nat: bool,
+    /// Whether every backend says that its process id is 1.
+    pub containers: bool,
+    /// How long a backend must have answered probes where nobody can tell whether it has settled.
+    pub settle_ms: u64,
+    /// Whether proxies are killed.
+    pub kills: bool,
+    /// Whether backends are cut off from one proxy only, if there are several.
+    pub cut_from: bool,
+    /// Whether somebody else flushes backends.
+    pub flushed_by_others: bool,
+    /// Whether backends know the meta flag `E`.
+    pub explicit_cas: bool,
+    /// What backends answer to a walk.
+    pub crawler: Crawler,
     /// How bytes arrive.
     pub chunks: Chunks,
     /// Latency of the network, in microseconds.
@@ -92,6 +117,12 @@ pub struct Options {
     /// Whether there are only numbers, which are there from the beginning and only counted up. Then no two
     /// counts may be answered alike, whatever the workers' order.
     pub counting: bool,
+    /// Whether clients mostly append and count.
+    pub appending: bool,
+    /// Whether clients mostly delete and set.
+    pub deleting: bool,
+    /// Whether clients mostly compare and store.
+    pub comparing: bool,
     /// Whether clients mostly add and delete, as those do that use memcached for locks.
     pub locking: bool,
     /// Requests in a hundred that read.
@@ -144,16 +175,24 @@ impl Options {
             Chunks::Whole => rng.pick(&[20, 20, 1_000]),
             Chunks::Parts | Chunks::Bytes => 20,
         };
+        let lag_us_max = rng.pick(&[50, 5_000, 20_000, 50_000]);
         let mut limits = draw_limits(&mut rng);
         // A healthy network must not look like a failure: the longest upload takes some 30 round trips.
         limits.fail_ms = limits
             .fail_ms
-            .max((latency_us_max + serve_us_max) * 60 / 1_000);
+            .max((latency_us_max + serve_us_max) * 60 / 1_000)
+            // A new connection waits for two messages and a probe.
+            .max(lag_us_max * 3 / 1_000);
         limits.request_ms = limits.fail_ms * rng.between(5, 10);
         let requests = if lite { 40 } else { rng.len_between(30, 300) };
+        let explicit_cas = rng.chance(30);
         let drawn = Self {
             seed,
-            proxies: 1,
+            proxies: if private {
+                1
+            } else {
+                rng.pick(&[1, 1, 1, 1, 1, 1, 1, 2, 2, 3])
+            },
             workers: rng.pick(&[1, 2, 2, 3, 4]),
             primaries: rng.pick(&[1, 1, 2, 3]),
             backups: rng.pick(&[0, 1, 1, 1, 2]),
@@ -164,6 +203,9 @@ impl Options {
             private,
             faults,
             rush: false,
+            handover: false,
+            silences: false,
+            hangs: false,
             flapping,
             fault_count: if flapping {
                 rng.len_between(10, 50)
@@ -174,16 +216,36 @@ impl Options {
             },
             busy_ms,
             evicting,
-            late_execution: false,
+            nat: rng.chance(4),
+            containers: rng.chance(30),
+            settle_ms: limits.fail_ms * 3,
+            kills: faults != Faults::None && rng.chance(20),
+            cut_from: rng.chance(40),
+            flushed_by_others: faults != Faults::None && rng.chance(5),
+            explicit_cas,
+            crawler: if rng.chance(4) {
+                rng.pick(&[Crawler::DumpForbidden, Crawler::Disabled])
+            } else {
+                Crawler::Enabled
+            },
             chunks,
             serve_us_max,
             latency_us_max,
-            lag_us_max: rng.pick(&[50, 5_000, 20_000, 50_000]),
+            lag_us_max,
             flush_per_mille: if private { 0 } else { rng.pick(&[0, 0, 0, 10]) },
-            large_percent: rng.pick(&[0, 0, 2, 10]),
+            // As a meta command, a store on a condition that is refused for its size takes the old item with it.
+            // The core avoids that for values that a real memcached refuses; here smaller ones are.
+            large_percent: if private && explicit_cas {
+                0
+            } else {
+                rng.pick(&[0, 0, 2, 10])
+            },
             noreply_percent: rng.pick(&[0, 0, 5, 20]),
             meta_percent: rng.pick(&[0, 20, 50, 90]),
             counting: false,
+            appending: rng.chance(10),
+            deleting: false,
+            comparing: false,
             locking: rng.chance(15),
             read_percent: rng.pick(&[20, 50, 50, 80]),
             disconnect_per_mille: rng.pick(&[0, 0, 10, 40]),
@@ -193,11 +255,18 @@ impl Options {
             scheme: rng.pick(&["magent", "memcached-jump", "mcrouter-ch3"]),
             breaks: Breaks::default(),
         };
-        if rng.chance(35) {
-            drawn.rush(&mut rng)
-        } else {
-            drawn
+        match rng.below(100) {
+            0..=27 => drawn.rush(&mut rng),
+            28..=55 => drawn.handover(&mut rng),
+            56..=60 => drawn.silences(&mut rng),
+            61..=68 => drawn.hangs(&mut rng),
+            _ => drawn,
         }
+    }
+
+    /// Whether a number that was seen on one backend is told from the same one of another.
+    pub(crate) const fn has_marks(&self) -> bool {
+        self.backups > 0 && self.proxies == 1 && !self.kills
     }
 
     /// Everyone wants the same few keys while connections come and go and one worker hears of it late: what
@@ -238,11 +307,136 @@ impl Options {
         }
     }
 
+    /// Primary and backup fail in turn, mostly one while the other catches up, under many writes: who leads then
+    /// must have what was acknowledged since it came back, and nothing else.
+    fn handover(self, rng: &mut Rng) -> Self {
+        let style = rng.below(4);
+        Self {
+            workers: rng.pick(&[1, 2]),
+            proxies: 1,
+            primaries: 1,
+            // So that their numbers differ, and one that was seen on one is met on another.
+            backups: if style == 0 { 2 } else { 1 },
+            explicit_cas: style != 0 && self.explicit_cas,
+            comparing: style == 0,
+            clients: 5,
+            requests: self.requests.max(150),
+            depth_max: rng.pick(&[2, 8]),
+            keys: rng.pick(&[2, 5, 8]),
+            counting: false,
+            locking: false,
+            appending: style == 1,
+            deleting: style >= 2,
+            read_percent: 50,
+            private: false,
+            faults: Faults::Wild,
+            handover: true,
+            fault_count: rng.len_between(4, 16),
+            busy_ms: 200,
+            evicting: false,
+            kills: false,
+            nat: false,
+            flushed_by_others: false,
+            crawler: Crawler::Enabled,
+            chunks: Chunks::Whole,
+            latency_us_max: rng.pick(&[300, 1_000, 3_000]),
+            serve_us_max: rng.pick(&[20, 1_000]),
+            lag_us_max: rng.pick(&[50, 5_000, 20_000]),
+            flush_per_mille: 0,
+            large_percent: 0,
+            slow_readers: false,
+            limits: Limits {
+                probe_delay_ms_min: rng.pick(&[1, 5]),
+                probe_delay_ms_max: 10,
+                fail_ms: 240,
+                request_ms: 2_000,
+                ..self.limits
+            },
+            ..self
+        }
+    }
+
+    /// The primary is stopped for a little longer than it takes to give it up, and then executes what it was sent.
+    fn hangs(self, rng: &mut Rng) -> Self {
+        Self {
+            proxies: 1,
+            primaries: 1,
+            backups: 1,
+            keys: rng.pick(&[3, 8]),
+            counting: false,
+            locking: false,
+            private: false,
+            faults: Faults::OneVictim,
+            flapping: false,
+            hangs: true,
+            fault_count: rng.len_between(2, 6),
+            busy_ms: 1_000,
+            requests: self.requests.max(150),
+            evicting: false,
+            kills: false,
+            nat: false,
+            flushed_by_others: false,
+            chunks: Chunks::Whole,
+            latency_us_max: 300,
+            serve_us_max: 1_000,
+            lag_us_max: 50,
+            flush_per_mille: 0,
+            large_percent: 0,
+            read_percent: 50,
+            limits: Limits {
+                fail_ms: 80,
+                probe_delay_ms_min: 1,
+                probe_delay_ms_max: 5,
+                request_ms: 800,
+                ..self.limits
+            },
+            ..self
+        }
+    }
+
+    /// The primary is silent for a while and then goes on: reads are hedged. Its backup has not everything, and
+    /// yet nothing is missed.
+    fn silences(self, rng: &mut Rng) -> Self {
+        Self {
+            proxies: 1,
+            primaries: 1,
+            backups: 1,
+            keys: rng.pick(&[3, 8]),
+            counting: false,
+            private: false,
+            faults: Faults::OneVictim,
+            rush: false,
+            flapping: false,
+            silences: true,
+            fault_count: rng.len_between(2, 8),
+            busy_ms: 1_000,
+            evicting: false,
+            kills: false,
+            flushed_by_others: false,
+            chunks: Chunks::Whole,
+            latency_us_max: 300,
+            serve_us_max: 20,
+            flush_per_mille: 0,
+            read_percent: 80,
+            limits: Limits {
+                fail_ms: 300,
+                request_ms: 2_000,
+                ..self.limits
+            },
+            ..self
+        }
+    }
+
     /// For a scenario: one worker, two primaries, one backup, a fast network, nothing by chance but
     /// latencies.
     #[must_use]
     pub fn quiet() -> Self {
         Self {
+            rush: false,
+            handover: false,
+            silences: false,
+            hangs: false,
+            proxies: 1,
             workers: 1,
             primaries: 1,
             backups: 1,
@@ -251,6 +445,11 @@ impl Options {
             faults: Faults::None,
             fault_count: 0,
             evicting: false,
+            nat: false,
+            settle_ms: 300,
+            kills: false,
+            explicit_cas: false,
+            crawler: Crawler::Enabled,
             private: false,
             chunks: Chunks::Whole,
             latency_us_max: 50,
@@ -300,7 +499,19 @@ impl Options {
         config.limits = self.limits.clone();
         config.dead_read = self.dead_read;
         config.breaks = self.breaks;
+        config.process.unix_start_s = UNIX_START_S;
         config
+    }
+
+    /// What kind of run it is.
+    const fn shape(&self) -> &'static str {
+        match (self.rush, self.handover, self.silences, self.hangs) {
+            (true, ..) => " rush",
+            (_, true, ..) => " handover",
+            (_, _, true, _) => " silences",
+            (.., true) => " hangs",
+            (.., false) => "",
+        }
     }
 
     /// Number of backends.
@@ -314,12 +525,19 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "seed={} workers={} primaries={} backups={} scheme={} clients={} requests={} depth={} \
-             keys={}{} faults={:?}x{}{} evicting={} busy_ms={} chunks={:?} latency_us={} serve_us={} lag_us={} meta={}% \
-             reads={}% locking={} counting={} noreply={}% large={}% flush={}‰ disconnect={}‰ slow_readers={} dead_read={:?} \
+            "seed={} proxies={}{} workers={} primaries={} backups={} scheme={} clients={} requests={} depth={} \
+             keys={}{} faults={:?}x{}{} evicting={} flushed_by_others={} nat={} containers={} settle_ms={} crawler={:?} explicit_cas={} busy_ms={} chunks={:?} latency_us={} serve_us={} lag_us={} meta={}% \
+             reads={}% locking={} appending={} comparing={} deleting={} counting={} noreply={}% large={}% flush={}‰ disconnect={}‰ slow_readers={} dead_read={:?} \
              fail_ms={} request_ms={} probe_ms={}..{} in_flight={} stream={} remember={} purge_window={} \
              gather={}",
             self.seed,
+            self.proxies,
+            match (self.kills, self.cut_from && self.proxies > 1) {
+                (true, true) => " killed, cut off",
+                (true, false) => " killed",
+                (false, true) => " cut off",
+                (false, false) => "",
+            },
             self.workers,
             self.primaries,
             self.backups,
@@ -331,12 +549,17 @@ impl fmt::Display for Options {
             if self.private { " private" } else { "" },
             self.faults,
             self.fault_count,
-            match (self.rush, self.flapping) {
-                (true, _) => " rush",
-                (false, true) => " flapping",
-                (false, false) => "",
+            match self.shape() {
+                "" if self.flapping => " flapping",
+                shape => shape,
             },
             self.evicting,
+            self.flushed_by_others,
+            self.nat,
+            self.containers,
+            self.settle_ms,
+            self.crawler,
+            self.explicit_cas,
             self.busy_ms,
             self.chunks,
             self.latency_us_max,
@@ -345,6 +568,9 @@ impl fmt::Display for Options {
             self.meta_percent,
             self.read_percent,
             self.locking,
+            self.appending,
+            self.comparing,
+            self.deleting,
             self.counting,
             self.noreply_percent,
             self.large_percent,

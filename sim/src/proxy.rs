@@ -1,33 +1,57 @@
-//! Proxies: what `magent` does around the engine and the keeper, on virtual time.
+//! Proxies: what `magent` does around the engine, the keeper and the healer, on virtual time.
 //!
 //! A worker's loop is the real one's (`magent/src/worker.rs`): in a turn each ready connection is read
 //! once, in any order, the engine is told that the turn ends, and its outputs are done until it wants to
-//! wait. Messages between workers and keeper take their time and keep their order.
+//! wait. Messages between workers and the control thread take their time and keep their order.
 //!
-//! Not here: what is decided (`magent-core`).
+//! Not here: what is decided (`magent-core`), the control thread (`control`), connections to backends
+//! (`connections`), start and crash (`process`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use magent_core::config::Config;
-use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output};
-use magent_core::keeper::{self, Failure, Keeper, KeeperConfig, ProbeAnswer, Report};
-use magent_core::placement::{Phase, Placement, Version, View};
-use magent_core::stats::Counters;
+use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, Shared};
+use magent_core::heal::{HealConnection, Healer};
+use magent_core::keeper::{Failure, Keeper, KeeperConfig, Remains};
+use magent_core::placement::{Phase, View};
+use magent_core::stats::{Counters, Progress};
 use magent_core::{BackendId, Time, WorkerId};
 
 use crate::check::violation;
-use crate::memcached::Process;
-use crate::network::{Closed, End, Handle, Link, LinkId, Peer};
+use crate::connections::Caller;
+use crate::control::{HealLink, Probe, ToKeeper};
+use crate::network::{Closed, End, Handle, LinkId};
 use crate::world::{Event, World};
 
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
+    /// Which of the proxies it is: a later process has the same.
+    pub slot: usize,
+    /// Whether it was killed.
+    pub dead: bool,
     pub keeper: Keeper,
+    pub healer: Option<Healer>,
+    pub heal_links: BTreeMap<HealConnection, HealLink>,
     pub workers: Vec<Worker>,
     pub counters: Arc<Vec<Counters>>,
-    keeper_at: Option<Time>,
+    /// By backend: the probe under way.
+    pub probes: Vec<Option<Probe>>,
+    pub probe_number: u64,
+    /// By backend: this end of connections that were closed, as far as the backend may still have them.
+    pub given_up: Vec<BTreeSet<SocketAddr>>,
+    pub keeper_at: Option<Time>,
+    pub healer_at: Option<Time>,
+    /// Connections of the healer and of probes that have something.
+    pub ready: Vec<LinkId>,
+    pub control_scheduled: bool,
+    /// The View in force, and the newest epoch that all its workers live by.
+    pub view: Arc<View>,
+    pub settled: u64,
+    /// By backend: the newest incarnation that a worker has seen fail.
+    pub failing: Vec<Option<u32>>,
 }
 
 /// One thread of it.
@@ -37,9 +61,9 @@ pub(crate) struct Worker {
     /// When its loop runs next.
     turn_at: Option<Time>,
     /// Connections that have something.
-    ready: Vec<LinkId>,
+    pub ready: Vec<LinkId>,
     messages: VecDeque<ToWorker>,
-    connected: Vec<(ConnectionId, Result<LinkId, Failure>)>,
+    pub connected: Vec<(ConnectionId, Result<LinkId, Failure>)>,
     /// By index of [`ClientId`].
     pub clients: Vec<Option<LinkId>>,
     /// By backend: the connection that was asked for, and its link once it is there.
@@ -51,42 +75,41 @@ pub(crate) struct Worker {
     pub fed: bool,
     /// Whether messages to it wait, because a scenario says so.
     pub deaf: bool,
+    /// Whether another worker gave up what this one may wait for.
+    pub slots_freed: bool,
     /// Turns in a row for which only the engine's own deadline was the reason.
     idle_turns: u32,
 }
 
-/// What the keeper tells a worker.
+/// What the control thread tells a worker.
 #[derive(Debug)]
 pub(crate) enum ToWorker {
     View(Arc<View>),
     Settled(u64),
+    Verified(ConnectionId),
 }
 
-/// What reaches the keeper.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum ToKeeper {
-    Report(WorkerId, Report),
-    Probe(BackendId, Result<ProbeAnswer, Failure>),
-}
+/// What is in a proxy's state file.
+pub(crate) type Disk = Vec<(Remains, BTreeSet<SocketAddr>)>;
 
 /// Turns without any event after which the loop is taken to spin.
 const IDLE_TURNS_MAX: u32 = 1_000;
 
 impl Proxy {
-    pub(crate) fn new(config: &Config, jitter_seed: u64) -> Self {
-        let now = Time(0);
+    /// A process that starts now, with what an earlier one has left.
+    pub(crate) fn new(
+        slot: usize,
+        config: &Config,
+        (jitter_seed, settle_ms): (u64, u64),
+        now: Time,
+        disk: Option<&Disk>,
+    ) -> Self {
         let count = usize::from(config.workers);
-        let counters: Arc<Vec<Counters>> =
-            Arc::new((0..count).map(|_| Counters::default()).collect());
-        let placement = Arc::new(Placement::new(config));
+        let shared = Shared::new(config);
+        let counters = Arc::clone(&shared.counters);
+        let placement = Arc::clone(&shared.placement);
         let workers = (0..config.workers).map(|id| Worker {
-            engine: Engine::new(
-                WorkerId(id),
-                config,
-                Arc::clone(&placement),
-                Arc::clone(&counters),
-                now,
-            ),
+            engine: Engine::new(WorkerId(id), config, shared.clone(), now),
             turn_at: None,
             ready: Vec::new(),
             messages: VecDeque::new(),
@@ -97,123 +120,65 @@ impl Proxy {
             from_at: now,
             fed: false,
             deaf: false,
+            slots_freed: false,
             idle_turns: 0,
         });
+        let workers = workers.collect();
         let keeper_config = KeeperConfig {
-            backends: config.backends.len(),
+            addresses: config.backends.iter().map(ToString::to_string).collect(),
+            partners: placement.partners(),
             workers: count,
+            stay_down: false,
             probe_delay_ms_min: config.limits.probe_delay_ms_min,
             probe_delay_ms_max: config.limits.probe_delay_ms_max,
+            settle_ms,
             jitter_seed,
         };
+        let mut keeper = Keeper::new(keeper_config, now).with_breaks(config.breaks);
+        let backends = config.backends.len();
+        let mut given_up = vec![BTreeSet::new(); backends];
+        for (index, (remains, addresses)) in disk.into_iter().flatten().enumerate() {
+            let backend = BackendId(u16::try_from(index).expect("few backends"));
+            keeper.restore(now, backend, *remains);
+            given_up[index].clone_from(addresses);
+        }
+        let progress = (0..backends).map(|_| Progress::default()).collect();
+        let healer = config
+            .has_backups()
+            .then(|| Healer::new(config, placement, Arc::new(progress), now));
         Self {
-            keeper: Keeper::new(keeper_config, now).with_breaks(config.breaks),
-            workers: workers.collect(),
+            slot,
+            dead: false,
+            keeper,
+            healer,
+            heal_links: BTreeMap::new(),
+            workers,
             counters,
+            probes: (0..backends).map(|_| None).collect(),
+            probe_number: 0,
+            given_up,
             keeper_at: None,
+            healer_at: None,
+            ready: Vec::new(),
+            control_scheduled: false,
+            view: Arc::new(View::initial(backends)),
+            settled: 0,
+            failing: vec![None; backends],
         }
     }
 
-    /// Whether every backend is up for everyone.
-    pub(crate) fn is_healthy(&self) -> bool {
+    /// Whether every backend is up for everyone; or catches up for ever, where walks are refused.
+    pub(crate) fn is_healthy(&self, can_walk: bool) -> bool {
         let view = self.keeper.view();
-        view.backends
-            .iter()
-            .all(|backend| backend.phase == Phase::Up)
+        view.backends.iter().all(|backend| {
+            backend.phase == Phase::Up
+                || !can_walk && backend.phase == Phase::CatchingUp && backend.fill
+        }) && self.settled == view.epoch
     }
 }
 
 impl World {
-    /// Starts all loops.
-    pub(crate) fn start_proxies(&mut self) {
-        for proxy in 0..self.proxies.len() {
-            for worker in 0..self.options.workers {
-                self.proxies[proxy].workers[worker]
-                    .engine
-                    .connect_all(Time(0));
-                self.wake_worker(proxy, worker, Time(0));
-            }
-            self.run_keeper(proxy);
-        }
-    }
-
-    // -- The keeper --
-
-    pub(crate) fn run_keeper(&mut self, proxy: usize) {
-        self.proxies[proxy].keeper_at = None;
-        loop {
-            match self.proxies[proxy].keeper.poll(self.now) {
-                keeper::Output::Publish(view) => {
-                    for worker in 0..self.options.workers {
-                        self.tell_worker(proxy, worker, ToWorker::View(Arc::clone(&view)));
-                    }
-                }
-                keeper::Output::Settled(epoch) => {
-                    for worker in 0..self.options.workers {
-                        self.tell_worker(proxy, worker, ToWorker::Settled(epoch));
-                    }
-                }
-                keeper::Output::Probe(backend) => {
-                    let latency = self.latency_us();
-                    self.after_us(latency, Event::Probe { proxy, backend });
-                }
-                keeper::Output::Changed(change) => {
-                    let failure = change.failure.map_or("", Failure::name);
-                    let flush = if change.flush { " (flush)" } else { "" };
-                    let text = format!("{:?} -> {:?}{flush} {failure}", change.from, change.to);
-                    self.note_state(
-                        &format!("p{proxy} backend {}", change.backend),
-                        text.trim_end(),
-                    );
-                    self.tally.transitions += 1;
-                }
-                keeper::Output::Wait(at) => {
-                    if let Some(at) = at {
-                        self.proxies[proxy].keeper_at = Some(at);
-                        self.at(at, Event::Keeper { proxy });
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    pub(crate) fn on_keeper_timer(&mut self, proxy: usize) {
-        if self.proxies[proxy]
-            .keeper_at
-            .is_some_and(|at| at <= self.now)
-        {
-            self.run_keeper(proxy);
-        }
-    }
-
-    pub(crate) fn on_keeper_message(&mut self, proxy: usize, message: ToKeeper) {
-        let keeper = &mut self.proxies[proxy].keeper;
-        match message {
-            ToKeeper::Report(worker, report) => keeper.on_report(self.now, worker, report),
-            ToKeeper::Probe(backend, result) => keeper.on_probe(self.now, backend, result),
-        }
-        self.run_keeper(proxy);
-    }
-
-    /// A probe has reached its backend's host, or would have.
-    pub(crate) fn on_probe(&mut self, proxy: usize, backend: BackendId) {
-        let this = &self.backends[backend.index()];
-        let silent_us = self.options.limits.fail_ms * 1_000;
-        let version = Version::parse(b"1.6.18");
-        let (result, after_us) = if !this.reachable {
-            (Err(Failure::Silent), silent_us)
-        } else if this.process == Process::Dead || this.refuses {
-            (Err(Failure::Refused), 0)
-        } else if this.process == Process::Paused || !this.answers_probes {
-            (Err(Failure::Silent), silent_us)
-        } else {
-            (Ok(ProbeAnswer { version }), this.slow_us)
-        };
-        let after_us = after_us + self.latency_us();
-        let message = ToKeeper::Probe(backend, result);
-        self.after_us(after_us, Event::ToKeeper { proxy, message });
-    }
+    // -- Messages --
 
     /// How long a message between threads takes.
     fn message_us(&mut self, worker: usize) -> u64 {
@@ -230,7 +195,7 @@ impl World {
         }
     }
 
-    fn tell_worker(&mut self, proxy: usize, worker: usize, message: ToWorker) {
+    pub(crate) fn tell_worker(&mut self, proxy: usize, worker: usize, message: ToWorker) {
         let at = Time(self.now.0 + self.message_us(worker) * 1_000);
         let this = &mut self.proxies[proxy].workers[worker];
         this.to_at = this.to_at.max(at);
@@ -245,6 +210,11 @@ impl World {
         );
     }
 
+    pub(crate) fn on_slots_freed(&mut self, proxy: usize, worker: usize) {
+        self.proxies[proxy].workers[worker].slots_freed = true;
+        self.wake_worker_soon(proxy, worker);
+    }
+
     pub(crate) fn on_worker_message(&mut self, proxy: usize, worker: usize, message: ToWorker) {
         self.proxies[proxy].workers[worker]
             .messages
@@ -252,13 +222,19 @@ impl World {
         self.wake_worker_soon(proxy, worker);
     }
 
-    fn tell_keeper(&mut self, proxy: usize, worker: usize, report: Report) {
+    /// A worker tells the control thread something: reports and keys keep their order.
+    fn tell_control(
+        &mut self,
+        proxy: usize,
+        worker: usize,
+        message: impl FnOnce(WorkerId) -> ToKeeper,
+    ) {
         let at = Time(self.now.0 + self.message_us(0) * 1_000);
         let this = &mut self.proxies[proxy].workers[worker];
         this.from_at = this.from_at.max(at);
         let at = this.from_at;
         let id = WorkerId(u16::try_from(worker).expect("few workers"));
-        let message = ToKeeper::Report(id, report);
+        let message = message(id);
         self.at(at, Event::ToKeeper { proxy, message });
     }
 
@@ -271,8 +247,16 @@ impl World {
             return;
         }
         let (proxy, worker) = (link.proxy, link.worker);
-        self.proxies[proxy].workers[worker].ready.push(id);
-        self.wake_worker_soon(proxy, worker);
+        match link.handle {
+            Handle::Unaccepted | Handle::Client(_) | Handle::Backend(_) => {
+                self.proxies[proxy].workers[worker].ready.push(id);
+                self.wake_worker_soon(proxy, worker);
+            }
+            Handle::Heal(_) | Handle::Probe(_) => {
+                self.proxies[proxy].ready.push(id);
+                self.wake_control(proxy);
+            }
+        }
     }
 
     pub(crate) fn wake_worker_soon(&mut self, proxy: usize, worker: usize) {
@@ -286,7 +270,7 @@ impl World {
         self.wake_worker(proxy, worker, Time(self.now.0 + us * 1_000));
     }
 
-    fn wake_worker(&mut self, proxy: usize, worker: usize, at: Time) {
+    pub(crate) fn wake_worker(&mut self, proxy: usize, worker: usize, at: Time) {
         let this = &mut self.proxies[proxy].workers[worker];
         if this.turn_at.is_none_or(|turn_at| at < turn_at) {
             this.turn_at = Some(at);
@@ -296,8 +280,9 @@ impl World {
 
     /// One turn of a worker's loop, if it is still due.
     pub(crate) fn on_turn(&mut self, proxy: usize, worker: usize) {
+        let dead = self.proxies[proxy].dead;
         let this = &mut self.proxies[proxy].workers[worker];
-        if this.turn_at.is_none_or(|at| at > self.now) {
+        if dead || this.turn_at.is_none_or(|at| at > self.now) {
             return;
         }
         this.turn_at = None;
@@ -307,12 +292,16 @@ impl World {
             self.fail(violation("busy loop", text));
             return;
         }
+        let slots_freed = std::mem::take(&mut this.slots_freed);
         let mut ready = std::mem::take(&mut this.ready);
         let connected = std::mem::take(&mut this.connected);
         self.rng.shuffle(&mut ready);
         let messages_first = self.rng.chance(50);
         if messages_first {
             self.take_messages(proxy, worker);
+        }
+        if slots_freed {
+            self.feed(proxy, worker, Input::SlotsFreed);
         }
         for (connection, result) in connected {
             self.on_connected(proxy, worker, connection, result);
@@ -339,6 +328,9 @@ impl World {
             match message {
                 ToWorker::View(view) => self.feed(proxy, worker, Input::View(&view)),
                 ToWorker::Settled(epoch) => self.feed(proxy, worker, Input::Settled(epoch)),
+                ToWorker::Verified(connection) => {
+                    self.feed(proxy, worker, Input::Verified(connection));
+                }
             }
         }
     }
@@ -369,7 +361,11 @@ impl World {
 
     fn perform(&mut self, proxy: usize, worker: usize, output: &Output) {
         match *output {
-            Output::Connect(connection) => self.connect(proxy, worker, connection),
+            Output::Connect(connection) => {
+                let slot = connection.backend.index();
+                self.proxies[proxy].workers[worker].backends[slot] = Some((connection, None));
+                self.call(proxy, Caller::Worker(worker, connection));
+            }
             Output::Disconnect(connection) => self.disconnect(proxy, worker, connection),
             Output::WriteBackend(connection) => {
                 let link = self.proxies[proxy].workers[worker].backends[connection.backend.index()];
@@ -396,7 +392,21 @@ impl World {
                     self.close_direction(link, End::Peer, Closed::Fin);
                 }
             }
-            Output::Report(report) => self.tell_keeper(proxy, worker, report),
+            Output::Report(report) => {
+                self.note_report(proxy, worker, &report);
+                self.tell_control(proxy, worker, |id| ToKeeper::Report(id, report));
+            }
+            Output::Recopy(backend, ref keys) => {
+                let keys = keys.clone();
+                self.tell_control(proxy, worker, |_| ToKeeper::Recopy(backend, keys));
+            }
+            Output::WakeWorkers => {
+                for other in (0..self.options.workers).filter(|&other| other != worker) {
+                    let us = self.message_us(other);
+                    let worker = other;
+                    self.after_us(us, Event::SlotsFreed { proxy, worker });
+                }
+            }
             Output::Route(_) | Output::Wait(_) => {}
         }
     }
@@ -406,141 +416,5 @@ impl World {
             .clients
             .get(client.index as usize)?)?;
         (self.links[link.index()].handle == Handle::Client(client)).then_some(link)
-    }
-
-    // -- Connections --
-
-    fn connect(&mut self, proxy: usize, worker: usize, connection: ConnectionId) {
-        let backend = connection.backend.index();
-        self.proxies[proxy].workers[worker].backends[backend] = Some((connection, None));
-        let refused_at_once = self.backends[backend].process == Process::Dead
-            && self.backends[backend].reachable
-            && self.rng.chance(20);
-        if refused_at_once {
-            self.feed(
-                proxy,
-                worker,
-                Input::BackendLost(connection, Failure::Refused),
-            );
-            return;
-        }
-        let latency = self.latency_us();
-        self.after_us(
-            latency,
-            Event::Connect {
-                proxy,
-                worker,
-                connection,
-            },
-        );
-    }
-
-    /// The request for a connection reaches the backend's host.
-    pub(crate) fn on_connect(&mut self, proxy: usize, worker: usize, connection: ConnectionId) {
-        let index = connection.backend.index();
-        let wanted =
-            self.proxies[proxy].workers[worker].backends[index] == Some((connection, None));
-        if !wanted {
-            return;
-        }
-        let backend = &self.backends[index];
-        if !backend.reachable {
-            // The kernel tries again.
-            const RETRY_US: u64 = 30_000;
-            self.after_us(
-                RETRY_US,
-                Event::Connect {
-                    proxy,
-                    worker,
-                    connection,
-                },
-            );
-            return;
-        }
-        let result = if backend.process == Process::Dead || backend.refuses {
-            Err(Failure::Refused)
-        } else {
-            let room = self.rng.pick(&[2_048, 16_384, 65_536]);
-            let peer = Peer::Backend(index);
-            let handle = Handle::Backend(connection);
-            let link = Link::new((proxy, worker), peer, handle, usize::MAX, room);
-            let id = self.add_link(link);
-            self.open_session(index, id);
-            Ok(id)
-        };
-        let latency = self.latency_us();
-        self.after_us(
-            latency,
-            Event::Connected {
-                proxy,
-                worker,
-                connection,
-                result,
-            },
-        );
-    }
-
-    pub(crate) fn on_connect_result(
-        &mut self,
-        proxy: usize,
-        worker: usize,
-        connection: ConnectionId,
-        result: Result<LinkId, Failure>,
-    ) {
-        self.proxies[proxy].workers[worker]
-            .connected
-            .push((connection, result));
-        self.wake_worker_soon(proxy, worker);
-    }
-
-    fn on_connected(
-        &mut self,
-        proxy: usize,
-        worker: usize,
-        connection: ConnectionId,
-        result: Result<LinkId, Failure>,
-    ) {
-        let slot = &mut self.proxies[proxy].workers[worker].backends[connection.backend.index()];
-        if *slot != Some((connection, None)) {
-            // It was given up meanwhile.
-            if let Ok(link) = result {
-                self.abandon_link(link);
-            }
-            return;
-        }
-        match result {
-            Ok(link) => {
-                *slot = Some((connection, Some(link)));
-                self.feed(proxy, worker, Input::BackendConnected(connection));
-                // It may have been reset by now.
-                self.on_ready(proxy, worker, link);
-            }
-            Err(failure) => {
-                *slot = None;
-                self.feed(proxy, worker, Input::BackendLost(connection, failure));
-            }
-        }
-    }
-
-    fn disconnect(&mut self, proxy: usize, worker: usize, connection: ConnectionId) {
-        let slot = &mut self.proxies[proxy].workers[worker].backends[connection.backend.index()];
-        if let Some((_, link)) = slot.take_if(|(asked, _)| *asked == connection)
-            && let Some(link) = link
-        {
-            self.abandon_link(link);
-        }
-    }
-
-    /// The worker closes its end of a connection to a backend.
-    pub(crate) fn abandon_link(&mut self, id: LinkId) {
-        self.links[id.index()].proxy_open = false;
-        let Peer::Backend(backend) = self.links[id.index()].peer else {
-            return;
-        };
-        if self.options.late_execution {
-            self.close_direction(id, End::Peer, Closed::Fin);
-        } else {
-            self.drop_session(backend, id);
-        }
     }
 }

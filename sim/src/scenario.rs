@@ -13,6 +13,7 @@
 
 use magent_core::BackendId;
 use magent_core::placement::Phase;
+use magent_core::stats::Counters;
 
 use crate::client::Client;
 use crate::faults::Fault;
@@ -87,13 +88,15 @@ impl World {
 
     /// This worker hears nothing of the keeper until it is told to.
     pub fn deafen(&mut self, worker: usize) {
-        self.proxies[0].workers[worker].deaf = true;
+        let proxy = self.first_proxy();
+        self.proxies[proxy].workers[worker].deaf = true;
     }
 
     /// It hears what it has missed.
     pub fn undeafen(&mut self, worker: usize) {
-        self.proxies[0].workers[worker].deaf = false;
-        self.wake_worker_soon(0, worker);
+        let proxy = self.first_proxy();
+        self.proxies[proxy].workers[worker].deaf = false;
+        self.wake_worker_soon(proxy, worker);
     }
 
     /// Lets time pass.
@@ -118,7 +121,12 @@ impl World {
     /// Whether the keeper has this backend in this phase.
     #[must_use]
     pub fn is_in(&self, backend: usize, phase: Phase) -> bool {
-        self.proxies[0].keeper.view().backends[backend].phase == phase
+        let proxy = self.first_proxy();
+        self.proxies[proxy].keeper.view().backends[backend].phase == phase
+    }
+
+    fn first_proxy(&self) -> usize {
+        self.slots[0].expect("the first proxy runs")
     }
 
     /// The backend that a key has as its primary, and the one that it has as its backup.
@@ -126,6 +134,13 @@ impl World {
     pub fn route(&self, key: &str) -> (usize, Option<usize>) {
         let route = self.placement.route(key.as_bytes());
         (route.primary.index(), route.backup.map(BackendId::index))
+    }
+
+    /// Bytes that the first proxy holds for clients and requests.
+    #[must_use]
+    pub fn memory_len(&self) -> u64 {
+        let counters = &self.proxies[self.first_proxy()].counters;
+        counters.iter().map(Counters::memory_len).sum()
     }
 
     /// What a backend holds.

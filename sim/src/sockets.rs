@@ -50,6 +50,7 @@ impl World {
                     self.read_backend(proxy, worker, id, connection);
                 }
             }
+            Handle::Heal(_) | Handle::Probe(_) => unreachable!("those are the control thread's"),
         }
     }
 

@@ -113,6 +113,8 @@ pub(crate) struct Op {
     pub id: u32,
     /// The client connection that it was sent on; counted over all clients.
     pub connection: u32,
+    /// The process that it was sent to.
+    pub proxy: usize,
     pub verb: Verb,
     pub effect: Effect,
     pub keys: Vec<usize>,
@@ -146,6 +148,7 @@ impl Op {
         Self {
             id,
             connection: 0,
+            proxy: 0,
             verb: Verb::MetaNoop,
             effect: Effect::None,
             keys: Vec::new(),
@@ -426,7 +429,8 @@ impl Maker<'_> {
 
     fn make_get(&mut self, op: &mut Op) {
         let touches = self.rng.chance(10);
-        let cas = !self.options.private && self.rng.chance(30);
+        let percent = if self.options.comparing { 90 } else { 30 };
+        let cas = !self.options.private && self.rng.chance(percent);
         if self.rng.chance(40) {
             for _ in 0..self.rng.between(1, 6) {
                 // A key may be asked for twice.
@@ -485,6 +489,10 @@ impl Maker<'_> {
             50
         } else if self.options.locking {
             self.rng.pick(&[0, 99, 99, 99])
+        } else if self.options.deleting {
+            self.rng.pick(&[0, 99, 99])
+        } else if self.options.appending || self.options.comparing {
+            self.rng.between(19, 99)
         } else {
             self.rng.below(100)
         };
@@ -525,6 +533,12 @@ impl Maker<'_> {
         let token = self.tokens[key].filter(|_| !self.options.private);
         let choice = if self.options.locking && self.rng.chance(90) {
             0
+        } else if self.options.deleting {
+            100
+        } else if self.options.comparing {
+            self.rng.pick(&[43, 43, 100])
+        } else if self.options.appending && fragments && self.rng.chance(60) {
+            self.rng.pick(&[25, 37, 100])
         } else {
             self.rng.below(100)
         };

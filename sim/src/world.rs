@@ -16,7 +16,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use magent_core::engine::ConnectionId;
 use magent_core::keeper::Failure;
 use magent_core::placement::Placement;
 use magent_core::stats::{Counter, total};
@@ -25,12 +24,15 @@ use magent_node::{Next, Session};
 
 use crate::check::{History, Violation, violation};
 use crate::client::{Client, micros};
-use crate::faults::{FAULTS, Fault, PlannedFault};
+use crate::connections::Caller;
+use crate::control::ToKeeper;
+use crate::faults::{Fault, PlannedFault};
 use crate::memcached::Memcached;
 use crate::network::{Closed, End, Link, LinkId, Peer};
 use crate::options::{Chunks, Faults, Options};
-use crate::proxy::{Proxy, ToKeeper, ToWorker};
+use crate::proxy::{Disk, Proxy, ToWorker};
 use crate::rng::Rng;
+use crate::split::Splits;
 use crate::workload::{Op, counter, keys};
 
 /// Something that happens at a moment.
@@ -40,7 +42,12 @@ pub(crate) enum Event {
         proxy: usize,
         worker: usize,
     },
-    Keeper {
+    /// A timer of a control thread.
+    Control {
+        proxy: usize,
+    },
+    /// Something has arrived for a control thread.
+    Sockets {
         proxy: usize,
     },
     ToWorker {
@@ -48,24 +55,28 @@ pub(crate) enum Event {
         worker: usize,
         message: ToWorker,
     },
+    /// Another worker gave up what this one may wait for.
+    SlotsFreed {
+        proxy: usize,
+        worker: usize,
+    },
     ToKeeper {
         proxy: usize,
         message: ToKeeper,
     },
-    Probe {
+    Call {
+        proxy: usize,
+        caller: Caller,
+    },
+    Called {
+        proxy: usize,
+        caller: Caller,
+        result: Result<LinkId, Failure>,
+    },
+    ProbeEnds {
         proxy: usize,
         backend: BackendId,
-    },
-    Connect {
-        proxy: usize,
-        worker: usize,
-        connection: ConnectionId,
-    },
-    Connected {
-        proxy: usize,
-        worker: usize,
-        connection: ConnectionId,
-        result: Result<LinkId, Failure>,
+        number: u64,
     },
     Deliver {
         link: LinkId,
@@ -139,6 +150,15 @@ pub struct Tally {
     pub transitions: u64,
     /// Items of the backends that were looked at in the end.
     pub copies: u64,
+    /// Items that a backend had in common with its partner in the end.
+    pub pairs: u64,
+    /// Mistakes that are excused because proxies disagreed ([`Tally`] says how often).
+    pub split: u64,
+    /// Keys whose copies may differ because a proxy was killed in the middle of a write.
+    pub torn: u64,
+    /// Keys whose copies differ because two proxies wrote them at the same time, or one while another worker
+    /// flushed.
+    pub overlapped: u64,
 }
 
 /// A cluster and its clients. See the module's page.
@@ -150,7 +170,20 @@ pub struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     number: u64,
     pub(crate) links: Vec<Link>,
+    /// Every process that ever was.
     pub(crate) proxies: Vec<Proxy>,
+    /// The processes that run.
+    pub(crate) slots: Vec<Option<usize>>,
+    /// Their state files.
+    pub(crate) disks: Vec<Option<Disk>>,
+    /// By backend.
+    pub(crate) splits: Vec<Splits>,
+    /// By key: whether its copies may differ since a proxy was killed.
+    pub(crate) torn: Vec<bool>,
+    /// By backend: since when it has been told of every write, as all workers know, and has kept them.
+    pub(crate) follows_since: Vec<Option<Time>>,
+    /// By backend: whether somebody else has flushed it.
+    pub(crate) emptied: Vec<bool>,
     pub(crate) backends: Vec<Memcached>,
     pub(crate) clients: Vec<Client>,
     pub(crate) connections: u32,
@@ -161,6 +194,8 @@ pub struct World {
     pub(crate) faults: Vec<PlannedFault>,
     /// Whether nobody asks and nothing fails any more.
     pub(crate) is_calm: bool,
+    /// Since when nothing has been wrong.
+    pub(crate) quiet_since: Option<Time>,
     pub(crate) done: bool,
     violation: Option<Violation>,
 }
@@ -175,9 +210,6 @@ impl World {
         let mut rng = Rng::new(options.seed);
         let config = options.config();
         let placement = Placement::new(&config);
-        let proxies = (0..options.proxies)
-            .map(|_| Proxy::new(&config, rng.below(u64::MAX)))
-            .collect();
         let keys = keys(&options);
         let clients = (0..options.clients)
             .map(|_| {
@@ -185,7 +217,8 @@ impl World {
                 Client::new(keys.len(), options.requests, slow, options.private)
             })
             .collect();
-        let single = options.workers == 1 && options.proxies == 1;
+        let single = options.workers == 1 && options.proxies == 1 && !options.kills;
+        let backends = options.backends();
         let unknown_ms = options.limits.request_ms * 3;
         let is_faultless = options.faults == Faults::None;
         let mut world = Self {
@@ -194,8 +227,16 @@ impl World {
             queue: BinaryHeap::new(),
             number: 0,
             links: Vec::new(),
-            proxies,
-            backends: (0..options.backends()).map(|_| Memcached::new()).collect(),
+            proxies: Vec::new(),
+            slots: vec![None; options.proxies],
+            disks: vec![None; options.proxies],
+            splits: vec![Splits::default(); backends],
+            torn: vec![false; keys.len()],
+            follows_since: vec![Some(Time(0)); backends],
+            emptied: vec![false; backends],
+            backends: (0..backends)
+                .map(|index| Memcached::new(index, &options))
+                .collect(),
             clients,
             connections: 0,
             history: History::new(keys, unknown_ms, is_faultless, single),
@@ -204,6 +245,7 @@ impl World {
             placement,
             faults: Vec::new(),
             is_calm: false,
+            quiet_since: None,
             done: false,
             violation: None,
             options,
@@ -211,7 +253,9 @@ impl World {
         if world.options.counting {
             world.preload();
         }
-        world.start_proxies();
+        for slot in 0..world.slots.len() {
+            world.start_proxy(slot);
+        }
         world
     }
 
@@ -253,7 +297,7 @@ impl World {
             self.audit();
         }
         if self.violation.is_none()
-            && let Err(found) = self.check_copies()
+            && let Err(found) = self.check_copies().and_then(|()| self.check_in_step())
         {
             self.fail(found);
         }
@@ -293,30 +337,77 @@ impl World {
         } else {
             self.rng.index(self.backends.len())
         };
-        for index in 0..self.options.fault_count {
-            let backend = match self.options.faults {
-                Faults::Wild => self.rng.index(self.backends.len()),
-                Faults::OneVictim | Faults::None => victim,
-            };
-            let fault = if self.options.flapping && self.rng.chance(95) {
-                Fault::ResetOne
+        for _ in 0..self.options.fault_count {
+            let (backend, fault) = if self.options.handover {
+                (self.rng.index(self.backends.len()), self.draw_handover())
+            } else if self.options.silences {
+                (0, self.rng.pick(&[Fault::Pause, Fault::CutOne]))
+            } else if self.options.hangs {
+                (0, Fault::Pause)
             } else {
-                self.rng.pick(FAULTS)
+                let backend = match self.options.faults {
+                    Faults::Wild => self.rng.index(self.backends.len()),
+                    Faults::OneVictim | Faults::None => victim,
+                };
+                let flaps = self.options.flapping && self.rng.chance(95);
+                let fault = if flaps {
+                    Fault::ResetOne
+                } else {
+                    self.draw_fault()
+                };
+                (backend, fault)
             };
-            self.faults.push(PlannedFault { backend, fault });
             let begins = self.rng.below(busy_us);
+            let fail_us = self.options.limits.fail_ms * 1_000;
             let lasts = match self.rng.below(3) {
+                _ if self.options.hangs => self.rng.between(fail_us, 2 * fail_us),
+                _ if self.options.silences => self.rng.below(self.options.limits.fail_ms * 600),
                 0 => self.rng.below(5_000),
                 1 => self.rng.below(self.options.limits.fail_ms * 2_000),
                 _ => self.rng.below(busy_us / 2),
             };
-            self.after_us(begins, Event::FaultBegins(index));
-            self.after_us((begins + lasts).min(busy_us), Event::FaultEnds(index));
+            self.schedule_fault(backend, fault, begins, lasts);
+            if self.options.handover && self.rng.chance(30) {
+                // Both at once, and soon back, in any order.
+                for backend in 0..self.backends.len() {
+                    let lasts = self.rng.below(20_000);
+                    self.schedule_fault(backend, Fault::Refuse, begins, lasts);
+                    if self.rng.chance(30) {
+                        self.schedule_fault(backend, Fault::Slow, begins + lasts, 30_000);
+                    }
+                }
+            }
         }
-        if self.options.evicting {
+        if self.options.evicting || self.options.silences {
             self.after_us(1, Event::Evict);
         }
         self.after_us(busy_us, Event::Look);
+    }
+
+    fn schedule_fault(&mut self, backend: usize, fault: Fault, begins_us: u64, lasts_us: u64) {
+        let index = self.faults.len();
+        self.faults.push(PlannedFault { backend, fault });
+        let busy_us = self.options.busy_ms * 1_000;
+        let now_us = micros(self.now);
+        let ends_us = (now_us + begins_us + lasts_us).min(busy_us).max(now_us);
+        self.after_us(begins_us, Event::FaultBegins(index));
+        self.at(Time(ends_us * 1_000), Event::FaultEnds(index));
+    }
+
+    /// A backend catches up: now its partners fail.
+    pub(crate) fn on_handover(&mut self, target: usize) {
+        if !self.options.handover || self.is_calm || self.rng.chance(50) {
+            return;
+        }
+        for backend in 0..self.backends.len() {
+            let is_primary = |index: usize| index < self.options.primaries;
+            if is_primary(backend) != is_primary(target) {
+                let begins = self.rng.below(self.options.latency_us_max * 4);
+                let lasts = self.rng.below(10_000);
+                let fault = self.draw_handover();
+                self.schedule_fault(backend, fault, begins, lasts);
+            }
+        }
     }
 
     // -- Events --
@@ -368,7 +459,8 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Turn { proxy, worker } => self.on_turn(proxy, worker),
-            Event::Keeper { proxy } => self.on_keeper_timer(proxy),
+            Event::Control { proxy } => self.on_control_timer(proxy),
+            Event::Sockets { proxy } => self.on_sockets(proxy),
             Event::ToWorker {
                 proxy,
                 worker,
@@ -376,22 +468,22 @@ impl World {
             } => {
                 self.on_worker_message(proxy, worker, message);
             }
+            Event::SlotsFreed { proxy, worker } => self.on_slots_freed(proxy, worker),
             Event::ToKeeper { proxy, message } => self.on_keeper_message(proxy, message),
-            Event::Probe { proxy, backend } => self.on_probe(proxy, backend),
-            Event::Connect {
+            Event::Call { proxy, caller } => self.on_call(proxy, caller),
+            Event::Called {
                 proxy,
-                worker,
-                connection,
-            } => {
-                self.on_connect(proxy, worker, connection);
-            }
-            Event::Connected {
-                proxy,
-                worker,
-                connection,
+                caller,
                 result,
             } => {
-                self.on_connect_result(proxy, worker, connection, result);
+                self.on_called(proxy, caller, result);
+            }
+            Event::ProbeEnds {
+                proxy,
+                backend,
+                number,
+            } => {
+                self.on_probe_ends(proxy, backend, number);
             }
             Event::Deliver { link, toward } => self.on_deliver(link, toward),
             Event::Serve { link } => self.on_serve(link),
@@ -449,6 +541,14 @@ impl World {
             return;
         }
         match (toward, link.peer) {
+            (End::Proxy, Peer::Backend(backend)) if !link.proxy_open => {
+                // Nobody has that socket any more: the kernel says so.
+                link.to_proxy.readable.clear();
+                let said = link.to_peer.closed.is_some() || link.to_peer.is_in_flight();
+                if !said && self.backends[backend].sessions.contains_key(&id) {
+                    self.close_direction(id, End::Peer, Closed::Reset);
+                }
+            }
             (End::Proxy, _) => self.ready(id),
             (End::Peer, Peer::Client(_)) if !link.peer_open => {
                 // Nobody has that socket any more: the kernel says so.
@@ -482,6 +582,7 @@ impl World {
         if self.trace.verbose {
             for proxy in &self.proxies {
                 println!("{:?}", proxy.keeper);
+                println!("{:?}", proxy.healer);
                 for worker in &proxy.workers {
                     println!("{:?}", worker.engine);
                 }
@@ -517,5 +618,9 @@ impl std::ops::AddAssign for Tally {
         self.lost += other.lost;
         self.transitions += other.transitions;
         self.copies += other.copies;
+        self.pairs += other.pairs;
+        self.split += other.split;
+        self.torn += other.torn;
+        self.overlapped += other.overlapped;
     }
 }

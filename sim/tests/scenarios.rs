@@ -32,7 +32,7 @@ fn primary_dies_between_set_and_noreply_set() {
     world.run_until(|world| world.is_in(0, Phase::Up));
     world.say(client, "get k\r\n");
     world.expect(client, "VALUE k 0 1\r\n2\r\nEND\r\n");
-    assert_eq!(world.item(0, "k"), None, "what it missed is gone");
+    assert_eq!(world.item(0, "k").as_deref(), Some("2"), "it was copied");
 }
 
 /// Found by seed 76: the table of the caller still had the client that was there before.
@@ -79,17 +79,18 @@ fn value_cut_in_the_middle() {
         ..Options::quiet()
     });
     let client = world.client(0);
-    let value = "v".repeat(3_000);
-    world.say(client, &format!("set k 0 0 3000\r\n{value}\r\n"));
+    let value = "v".repeat(30_000);
+    world.say(client, &format!("set k 0 0 30000\r\n{value}\r\n"));
     world.expect(client, "STORED\r\n");
     let before = world.counter(Counter::BackendBytesRead);
     world.say(client, "get k other\r\n");
     world.run_until(|world| world.counter(Counter::BackendBytesRead) > before + 100);
     world.begin(0, Fault::HostDown);
-    world.expect(client, &format!("VALUE k 0 3000\r\n{value}\r\nEND\r\n"));
+    world.expect(client, &format!("VALUE k 0 30000\r\n{value}\r\nEND\r\n"));
+    let elsewhere = world.counter(Counter::Retried) + world.counter(Counter::Hedged);
     assert!(
-        world.counter(Counter::Retried) >= 2,
-        "both keys were asked again"
+        elsewhere >= 2,
+        "{elsewhere} of both keys were asked elsewhere"
     );
 }
 
@@ -232,14 +233,10 @@ fn a_diverted_write_is_acknowledged_when_nobody_reads_the_other_copy() {
     assert!(world.heard(reader).ends_with("VALUE k 0 1\r\n2\r\nEND\r\n"));
 }
 
-/// The hole that settling closes. When backends are settled on their return this fails: turn it round
-/// then, and let seeds draw `late_execution`.
+/// What a stopped backend was sent it executes when it goes on, although the connection is closed by then.
 #[test]
-fn without_settling_a_paused_backend_executes_what_it_was_sent() {
-    let mut world = world_of(Options {
-        late_execution: true,
-        ..Options::quiet()
-    });
+fn a_paused_backend_is_settled_before_it_is_purged() {
+    let mut world = world();
     let client = world.client(0);
     world.begin(0, Fault::Pause);
     world.say(client, "set k 0 0 1\r\n1\r\n");
@@ -247,10 +244,160 @@ fn without_settling_a_paused_backend_executes_what_it_was_sent() {
     world.say(client, "set k 0 0 1\r\n2\r\n");
     world.expect(client, "STORED\r\n");
     world.end(0, Fault::Pause);
-    world.run_ms(50);
-    let executed = world.item(0, "k");
-    assert!(
-        executed.is_none() || executed.as_deref() == Some("1"),
-        "the purge and the late write race: {executed:?}"
+    world.run_until(|world| world.is_in(0, Phase::Up));
+    assert_eq!(world.item(0, "k").as_deref(), Some("2"));
+    world.say(client, "get k\r\n");
+    world.expect(client, "VALUE k 0 1\r\n2\r\nEND\r\n");
+}
+
+/// Found by seed 1905: a read in the View that makes a backend lead again overtook the write before it, which was
+/// still on its way to that backend.
+#[test]
+fn a_read_waits_for_the_write_before_it_although_another_backend_leads_by_now() {
+    let mut world = world_of(Options {
+        workers: 2,
+        ..Options::quiet()
+    });
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::CrashWarm);
+    world.end(0, Fault::CrashWarm);
+    world.run_until(|world| world.is_in(0, Phase::Flipping));
+    world.deafen(1);
+    world.run_ms(5);
+    world.begin(1, Fault::Pause);
+    world.say(client, "set k 0 0 1\r\n2\r\n");
+    world.run_ms(2);
+    world.undeafen(1);
+    world.run_until(|world| world.is_in(0, Phase::Up));
+    world.run_ms(5);
+    world.say(client, "get k\r\n");
+    world.run_ms(5);
+    world.end(1, Fault::Pause);
+    world.expect(client, "STORED\r\nVALUE k 0 1\r\n2\r\nEND\r\n");
+}
+
+/// Found by seed 49: the second try did not flush, because nobody had come anew.
+#[test]
+fn a_stranger_that_fails_while_it_is_flushed_is_flushed_again() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::Foreign);
+    world.end(0, Fault::Foreign);
+    world.run_until(|world| world.is_in(0, Phase::Purging));
+    world.deafen(0);
+    world.begin(0, Fault::Refuse);
+    world.undeafen(0);
+    world.run_until(|world| world.is_in(0, Phase::Down));
+    world.end(0, Fault::Refuse);
+    assert!(world.item(0, "stranger").is_some(), "it was not flushed");
+    world.run_until(|world| world.is_in(0, Phase::Up));
+    assert_eq!(world.item(0, "stranger"), None);
+    assert_eq!(world.item(0, "k").as_deref(), Some("1"));
+}
+
+/// Found by seed 165: a young connection that was lost with nothing unanswered was not opened again, so nobody
+/// noticed that the backend was empty.
+#[test]
+fn a_restart_that_no_request_meets_is_noticed() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::CrashEmpty);
+    world.end(0, Fault::CrashEmpty);
+    assert_eq!(world.item(0, "k"), None);
+    world.run_until(|world| world.item(0, "k").is_some());
+}
+
+/// Found by seed 118: the follower had the write, which the client had asked for behind the read.
+#[test]
+fn a_hedged_read_does_not_see_a_write_behind_it() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::Pause);
+    world.say(client, "get k\r\nset k 0 0 1\r\n2\r\n");
+    world.run_ms(60);
+    world.end(0, Fault::Pause);
+    world.expect(client, "VALUE k 0 1\r\n1\r\nEND\r\nSTORED\r\n");
+}
+
+/// Found by seed 1479: on append memcached forgets that a key came in base64, and said its line end to the healer.
+#[test]
+fn an_item_with_a_line_end_in_its_key_is_copied() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(
+        client,
+        "ms YiAKMQ== 1 b\r\nx\r\nms YiAKMQ== 1 b MA\r\ny\r\n",
     );
+    world.expect(client, "HD\r\nHD\r\n");
+    world.begin(0, Fault::CrashEmpty);
+    world.end(0, Fault::CrashEmpty);
+    world.run_until(|world| world.item(0, "b \n1").is_some());
+    world.run_until(|world| world.is_in(0, Phase::Up));
+}
+
+/// Found by seed 17: the number of the copy was counted as held memory and never given back.
+#[test]
+fn a_number_that_comes_in_parts_is_forgotten() {
+    let mut world = world_of(Options {
+        chunks: Chunks::Bytes,
+        ..Options::quiet()
+    });
+    let client = world.client(0);
+    world.say(client, "ma n N0 J12345 v\r\nma n v\r\n");
+    world.expect(client, "VA 5\r\n12345\r\nVA 5\r\n12346\r\n");
+    world.reset(client);
+    world.run_ms(10);
+    assert_eq!(world.memory_len(), 0);
+}
+
+/// A proxy that was killed while a backend was away knows of it.
+#[test]
+fn a_killed_proxy_knows_who_was_away() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::Cut);
+    world.say(client, "set k 0 0 1\r\n2\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::Kill(0));
+    world.end(0, Fault::Cut);
+    world.end(0, Fault::Kill(0));
+    let client = world.client(0);
+    world.say(client, "get k\r\n");
+    world.expect(client, "VALUE k 0 1\r\n2\r\nEND\r\n");
+    world.run_until(|world| world.item(0, "k").as_deref() == Some("2"));
+}
+
+/// Found by seed 1932: a read overtook the conditional write before it, which waited for everybody to know that a
+/// backend is about to be read.
+#[test]
+fn a_read_waits_for_a_conditional_write_that_waits_for_an_epoch() {
+    let mut world = world_of(Options {
+        workers: 2,
+        ..Options::quiet()
+    });
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::CrashWarm);
+    world.end(0, Fault::CrashWarm);
+    world.run_until(|world| world.is_in(0, Phase::Flipping));
+    world.deafen(1);
+    world.run_ms(5);
+    world.say(client, "set k 0 0 1\r\n2\r\nappend k 0 0 1\r\n3\r\n");
+    world.run_ms(5);
+    world.expect(client, "STORED\r\n");
+    world.say(client, "get k\r\n");
+    world.run_ms(5);
+    world.undeafen(1);
+    world.expect(client, "STORED\r\nVALUE k 0 2\r\n23\r\nEND\r\n");
 }

@@ -27,8 +27,9 @@ impl Engine {
         if !backend.is_open(connection) {
             return;
         }
-        backend.active_at = now;
         backend.batch_answer_len += data.len() as u64;
+        self.end_silence(now, id);
+        let backend = &mut self.backends[id.index()];
         let mut inbox = std::mem::take(&mut backend.inbox);
         self.counters()
             .add(Counter::BackendBytesRead, data.len() as u64);
@@ -101,7 +102,7 @@ impl Engine {
                 leg,
                 form: Form::Stats,
             } => {
-                let over = self.on_stats_line(exchange, id, line, raw)?;
+                let over = self.on_stats_line(now, exchange, id, line, raw)?;
                 debug_assert!(
                     leg == Leg::Broadcast,
                     "only a broadcast asks for statistics"
@@ -156,7 +157,7 @@ impl Engine {
                 *next = skipped + found + 1;
                 for index in skipped..skipped + found {
                     let missed = self.batch_key(id, index);
-                    self.miss(missed);
+                    self.miss(id, missed);
                 }
                 let exchange = self.batch_key(id, skipped + found);
                 self.expect_value(id, exchange, value_len, raw, true);
@@ -165,7 +166,7 @@ impl Engine {
             Line::End => {
                 let keys = self.finish_batch(id);
                 for &missed in &keys.0[keys.1..] {
-                    self.miss(missed);
+                    self.miss(id, missed);
                 }
                 self.recycle_batch(keys.0);
                 Ok(())
@@ -174,7 +175,7 @@ impl Engine {
                 let (keys, next) = self.finish_batch(id);
                 let single = keys.len() == 1;
                 for &key in &keys[next..] {
-                    self.on_batch_refused(now, key, single, raw);
+                    self.on_batch_refused(now, id, key, single, raw);
                 }
                 self.recycle_batch(keys);
                 Ok(())
@@ -195,18 +196,22 @@ impl Engine {
         let remaining = value_len as usize + 2;
         let short =
             remaining >= QUEUE_LEN_MIN && self.memory_len + remaining as u64 > self.memory_len_max;
-        let mark = self.mark_of_answer(id, exchange);
-        let this = &mut self.exchanges[exchange];
-        let mut discard = is_unwanted(this);
+        let of_hedge = self.is_hedge(exchange, id);
+        let mut discard = is_unwanted(&self.exchanges[exchange]);
         if short && !discard {
             // It is answered as a miss: an evicted item looks the same.
             discard = true;
             self.count(Counter::MemoryRefusals);
         }
-        let this = &mut self.exchanges[exchange];
-        if !discard {
-            this.reply.reserve(raw.len() + remaining.min(1 << 20));
-            echo(this, raw, mark);
+        let about = raw.len() + remaining.min(1 << 20);
+        if discard {
+            // Read, and dropped.
+        } else if of_hedge {
+            self.exchanges[exchange].follower_reply.reserve(about);
+            self.keep_hedge_line(id, exchange, raw);
+        } else {
+            self.exchanges[exchange].reply.reserve(about);
+            self.append_line(id, exchange, raw);
         }
         self.backends[id.index()].receiving = Some(Receiving {
             exchange,
@@ -214,8 +219,8 @@ impl Engine {
             discard,
             last_byte: 0,
             of_batch,
-            of_follower: false,
-            stream: u64::from(value_len) >= self.limits.stream_len_min,
+            of_follower: of_hedge,
+            stream: !of_hedge && u64::from(value_len) >= self.limits.stream_len_min,
         });
     }
 
@@ -245,40 +250,41 @@ impl Engine {
         // The client may have gone, or its time may be up, since the header came.
         let this = &mut self.exchanges[exchange];
         receiving.discard |= is_unwanted(this);
-        let (discard, of_batch, stream) = (receiving.discard, receiving.of_batch, receiving.stream);
-        if receiving.of_follower {
+        let (discard, of_follower) = (receiving.discard, receiving.of_follower);
+        let stream = receiving.stream;
+        if discard {
+            // Read, and dropped.
+        } else if of_follower {
             this.follower_reply.extend_from_slice(chunk);
-        } else if !discard {
+        } else {
             this.reply.extend_from_slice(chunk);
         }
         if over {
-            self.backends[id.index()].receiving = None;
-            self.on_value(now, id, exchange, of_batch, discard);
-        } else if !discard && stream {
+            if let Some(receiving) = self.backends[id.index()].receiving.take() {
+                self.on_value(now, id, &receiving);
+            }
+        } else if discard {
+            // Nothing is held.
+        } else if of_follower {
+            self.count_hedge_reply(exchange);
+        } else if stream {
             self.stream(exchange);
-        } else if !discard {
+        } else {
             self.count_reply(exchange);
         }
         Ok(count)
     }
 
     /// A value is complete.
-    pub(super) fn on_value(
-        &mut self,
-        now: Time,
-        id: BackendId,
-        exchange: ExchangeId,
-        of_batch: bool,
-        discarded: bool,
-    ) {
-        if of_batch {
-            let hit = if discarded {
-                Counter::GetMisses
-            } else {
-                Counter::GetHits
-            };
-            self.count(hit);
-            self.complete(exchange);
+    fn on_value(&mut self, now: Time, id: BackendId, receiving: &Receiving) {
+        let discarded = receiving.discard;
+        if receiving.of_batch {
+            let exchange = receiving.exchange;
+            match (receiving.of_follower, discarded) {
+                (true, _) => self.on_hedge_value(id, exchange, discarded),
+                (false, true) => self.miss_for_memory(exchange),
+                (false, false) => self.on_fetched(exchange),
+            }
             self.release(exchange);
             return;
         }
@@ -300,6 +306,11 @@ impl Engine {
                     let reply = &mut self.exchanges[exchange].reply;
                     let line_len = memchr::memchr(b'\n', reply).map_or(0, |end| end + 1);
                     reply.drain(..line_len);
+                }
+                if leg == Leg::Read && receiving.of_follower {
+                    self.on_hedge_value(id, exchange, discarded);
+                    self.release(exchange);
+                    return;
                 }
                 if discarded && !self.exchanges[exchange].done {
                     self.reply_meta_miss(exchange);
@@ -364,6 +375,11 @@ impl Engine {
             raw
         };
         self.backends[id.index()].pipeline.pop_front();
+        if leg == Leg::Read && self.is_hedge(exchange, id) {
+            self.on_hedge_line(id, exchange, verdict, raw);
+            self.release(exchange);
+            return Ok(());
+        }
         if form != Form::Values {
             self.keep_line(id, exchange, leg, raw);
         }
@@ -393,17 +409,27 @@ impl Engine {
         });
     }
 
+    /// Appends the first line of what the client will be told.
+    fn append_line(&mut self, id: BackendId, exchange: ExchangeId, raw: &[u8]) {
+        let mark = self.mark_of_answer(id, exchange);
+        let this = &mut self.exchanges[exchange];
+        let mut reply = std::mem::take(&mut this.reply);
+        echo(this, raw, mark, &mut reply);
+        this.reply = reply;
+    }
+
     /// Keeps the line that may become the client's answer.
     pub(super) fn keep_line(&mut self, id: BackendId, exchange: ExchangeId, leg: Leg, raw: &[u8]) {
-        let mark = self.mark_of_answer(id, exchange);
         let this = &mut self.exchanges[exchange];
         match leg {
             // A copy is compared with the authority's answer even if nobody waits for that.
             Leg::Authority | Leg::Read if !this.done || leg == Leg::Authority => {
                 this.reply.clear();
-                echo(this, raw, mark);
+                self.append_line(id, exchange, raw);
             }
             Leg::Follower => {
+                let mark = self.mark_of_answer(id, exchange);
+                let this = &mut self.exchanges[exchange];
                 this.follower_reply.clear();
                 cas::mark_answer(raw, mark, &mut this.follower_reply);
             }
@@ -412,7 +438,7 @@ impl Engine {
     }
 
     /// What the CAS unique of an answer is marked with; 0 if there is none.
-    fn mark_of_answer(&self, id: BackendId, exchange: ExchangeId) -> u16 {
+    pub(super) fn mark_of_answer(&self, id: BackendId, exchange: ExchangeId) -> u16 {
         if self.exchanges[exchange].shows_unique() {
             self.mark(id)
         } else {
@@ -442,7 +468,7 @@ impl Engine {
             Leg::Authority | Leg::Follower | Leg::Mend => {
                 self.on_write_verdict(now, exchange, leg, id, verdict);
             }
-            Leg::Broadcast => self.on_broadcast_verdict(exchange, id, verdict),
+            Leg::Broadcast => self.on_broadcast_verdict(now, exchange, id, verdict),
         }
         self.release(exchange);
     }
@@ -455,11 +481,9 @@ fn asks_for_value(exchange: &Exchange) -> bool {
 
 /// Appends the first line of an answer, its CAS unique marked, with the key where the proxy echoes it in the
 /// backend's stead.
-fn echo(exchange: &mut Exchange, raw: &[u8], mark: u16) {
-    let mut reply = std::mem::take(&mut exchange.reply);
-    cas::mark_answer(raw, mark, &mut reply);
-    encode::echo_key(exchange, &mut reply);
-    exchange.reply = reply;
+pub(super) fn echo(exchange: &Exchange, raw: &[u8], mark: u16, reply: &mut Vec<u8>) {
+    cas::mark_answer(raw, mark, reply);
+    encode::echo_key(exchange, reply);
 }
 
 /// Whether nobody waits for the exchange's value. A counter's is compared with its copy all the same.

@@ -2,19 +2,23 @@
 //!
 //! # Invariants
 //!
-//! - A connection that fails is the backend's failure: reads are asked again, writes count as unknown
-//!   ([`Engine::abandon_backend`]). With backups this holds even if nothing was unanswered: a backend that was
-//!   restarted meanwhile may be empty.
+//! - A connection that fails with something unanswered is the backend's failure: reads are asked again,
+//!   writes count as unknown ([`Engine::abandon_backend`]). Nothing is sent again that could have been executed,
+//!   except reads.
+//! - With backups, a new connection is used only once the keeper knows that the same process answers as before:
+//!   one that was restarted meanwhile may be empty ([`Engine::on_verified`]).
 //! - A request of a key never overtakes one of the same key that was gathered before it
 //!   ([`Engine::send_to`]).
 //! - Silence means something only while an answer is owed.
 //!
-//! Not here: what leaves in which batch (`gather`), what answers mean (`answers`), who is asked (`placement`).
+//! Not here: what leaves in which batch (`gather`), what answers mean (`answers`), who is asked (`placement`),
+//! what silence means (`hedge`).
 
 use std::collections::VecDeque;
 
 use super::exchange::{ExchangeId, Form, Verdict};
 use super::explicit::{self, Sent};
+use super::hedge::Gaps;
 use super::remembered::Remembered;
 use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
 use super::{ConnectionId, Engine, Output};
@@ -45,10 +49,22 @@ pub(crate) struct Backend {
     pub(super) batch_answer_len: u64,
     /// Last byte from it, or when it began to owe something.
     pub(super) active_at: Time,
+    /// How long it usually lets us wait for a byte.
+    pub(super) gaps: Gaps,
+    /// Whether it has been silent for so long that what it owes is asked elsewhere too.
+    pub(super) suspect: bool,
     pub(super) connected_at: Time,
+    /// When a connection that was lost in silence is opened again, unless it is needed before.
+    pub(super) reconnect_at: Option<Time>,
     /// The incarnation that this worker saw fail, until the keeper's View says so too.
     pub(super) failed_incarnation: Option<u32>,
+    /// When its View last said that it had failed.
+    pub(super) absent_since: Time,
     pub(super) remembered: Remembered,
+    /// How many keys that are, as others see it.
+    pub(super) remembered_published: u64,
+    /// Since when it is in its phase.
+    pub(super) phase_since: Time,
     pub(super) purge: Option<Purge>,
     pub(super) dirty: bool,
     /// Whether it is in the engine's list of those to look at when the turn ends.
@@ -59,6 +75,8 @@ pub(crate) struct Backend {
 pub(super) enum Link {
     Idle,
     Connecting,
+    /// There, but who answers? The keeper asks.
+    Verifying,
     Open,
 }
 
@@ -107,7 +125,7 @@ pub(super) struct Receiving {
     pub(super) last_byte: u8,
     /// Whether the value answers a key of a batch.
     pub(super) of_batch: bool,
-    /// Whether it is a follower's, to be compared.
+    /// Whether it is a follower's: to be compared, or a hedge's.
     pub(super) of_follower: bool,
     /// Whether it is forwarded as it arrives.
     pub(super) stream: bool,
@@ -138,7 +156,7 @@ pub(super) struct Purge {
     pub(super) outstanding: u64,
 }
 
-/// A connection that was closed with nothing unanswered is opened again at once if it lasted this long.
+/// A connection that was closed with nothing unanswered is opened again when it would have lasted this long.
 const RECONNECT_MS: u64 = 1_000;
 
 pub(super) const VERBS: [&[u8]; 2] = [b"get", b"gets"];
@@ -164,12 +182,18 @@ impl Backend {
             batch_sent_at: Time(0),
             batch_answer_len: 0,
             active_at: Time(0),
+            gaps: Gaps::default(),
+            suspect: false,
             connected_at: Time(0),
+            reconnect_at: None,
             failed_incarnation: None,
+            absent_since: Time(0),
             remembered: Remembered::new(
                 (limits.remembered_keys_max / workers).max(1),
                 (limits.remembered_len_max / workers).max(1),
             ),
+            remembered_published: 0,
+            phase_since: Time(0),
             purge: None,
             dirty: false,
             gathering: false,
@@ -194,7 +218,7 @@ impl Backend {
 
     /// Whether it owes something, so that its silence means something.
     fn owes(&self) -> bool {
-        self.link == Link::Connecting || !self.pipeline.is_empty()
+        matches!(self.link, Link::Connecting | Link::Verifying) || !self.pipeline.is_empty()
     }
 
     fn holds_gathered(&self, hash: u64, exchanges: &super::exchange::Exchanges) -> bool {
@@ -235,6 +259,7 @@ impl Engine {
             return;
         }
         backend.link = Link::Connecting;
+        backend.reconnect_at = None;
         backend.generation += 1;
         backend.active_at = now;
         let connection = backend.connection(id);
@@ -258,10 +283,34 @@ impl Engine {
         if backend.link != Link::Connecting || backend.generation != connection.generation {
             return;
         }
-        backend.link = Link::Open;
         backend.connected_at = now;
+        if self.has_backups && !self.breaks.has(Break::Identity) {
+            // It may be empty: then what it lacks is asked at its partners.
+            backend.link = Link::Verifying;
+            let incarnation = self.view.backends[connection.backend.index()].incarnation;
+            self.outputs.push_back(Output::Report(Report::Connected {
+                connection,
+                incarnation,
+            }));
+        } else {
+            self.open(now, connection.backend);
+        }
+    }
+
+    pub(super) fn on_verified(&mut self, now: Time, connection: ConnectionId) {
+        let backend = &self.backends[connection.backend.index()];
+        if backend.link == Link::Verifying && backend.generation == connection.generation {
+            self.open(now, connection.backend);
+        }
+    }
+
+    fn open(&mut self, now: Time, id: BackendId) {
+        let backend = &mut self.backends[id.index()];
+        backend.link = Link::Open;
         backend.active_at = now;
-        self.touch_backend(connection.backend);
+        // On its way here it has answered the keeper.
+        self.trust(id, now);
+        self.touch_backend(id);
     }
 
     pub(super) fn on_backend_lost(
@@ -278,14 +327,12 @@ impl Engine {
         }
         if backend.owes() && self.breaks.has(Break::LostConnection) {
             self.abandon_backend(now, id);
-        } else if backend.owes() || (self.has_backups && !self.breaks.has(Break::IdleRestart)) {
-            // With nothing unanswered too: it may be empty when the next request comes, and only a backend
-            // that was away has its misses asked at the partner.
+        } else if backend.owes() {
             backend.link = Link::Idle;
             self.fail_backend(now, id, failure);
         } else {
-            // Nothing was unanswered, so nothing is unknown. Another is opened at once, to hear whether the
-            // backend is still there; but not in a circle with one that closes whatever it accepts.
+            // Nothing was unanswered, so nothing is unknown. Another is opened, to hear whether the backend is
+            // still there, and the same; but not in a circle with one that closes whatever it accepts.
             let lived_ms = now.ms_since(backend.connected_at);
             backend.link = Link::Idle;
             backend.inbox.clear();
@@ -293,6 +340,10 @@ impl Engine {
             backend.unsent.clear(pool);
             if backend.gathering || lived_ms >= RECONNECT_MS {
                 self.connect(now, id);
+            } else {
+                let at = backend.connected_at.after_ms(RECONNECT_MS);
+                backend.reconnect_at = Some(at);
+                self.backend_is_due(at);
             }
         }
     }
@@ -304,7 +355,9 @@ impl Engine {
         if failure == Failure::Desync {
             self.count(Counter::Desyncs);
         }
-        self.backends[id.index()].failed_incarnation = Some(incarnation);
+        let backend = &mut self.backends[id.index()];
+        backend.failed_incarnation = Some(incarnation);
+        backend.suspect = false;
         let report = Report::Failed {
             backend: id,
             incarnation,
@@ -329,6 +382,7 @@ impl Engine {
         }
         backend.unsent.clear(pool);
         backend.inbox.clear();
+        backend.reconnect_at = None;
         let receiving = backend.receiving.take();
         backend.batches_in_flight = 0;
         backend.gathering = false;
@@ -341,26 +395,26 @@ impl Engine {
             .collect();
         if let Some(receiving) = receiving.filter(|receiving| receiving.of_batch) {
             // The batch has gone on to the next key already.
-            self.ask_again(now, receiving.exchange);
+            self.ask_again(now, receiving.exchange, id);
         }
         for pending in pipeline {
             match pending {
                 Pending::Batch { keys, next } => {
                     for &key in &keys[next..] {
-                        self.ask_again(now, key);
+                        self.ask_again(now, key, id);
                     }
                 }
                 Pending::One {
                     exchange,
                     leg: Leg::Read,
                     ..
-                } => self.ask_again(now, exchange),
+                } => self.ask_again(now, exchange, id),
                 Pending::One {
                     exchange,
                     leg: Leg::Broadcast,
                     ..
                 } => {
-                    self.on_broadcast_lost(exchange, id);
+                    self.on_broadcast_lost(now, exchange, id);
                     self.release(exchange);
                 }
                 Pending::One { exchange, leg, .. } => {
@@ -374,7 +428,7 @@ impl Engine {
             }
         }
         for key in gathered {
-            self.ask_again(now, key);
+            self.ask_again(now, key, id);
         }
     }
 
@@ -383,20 +437,13 @@ impl Engine {
         self.backends_due = None;
         for index in 0..self.backends.len() {
             let id = backend_id(index);
-            let backend = &self.backends[index];
-            if backend.owes() {
-                let due = backend.active_at.after_ms(self.limits.fail_ms);
-                if due <= now {
-                    let connecting = backend.link == Link::Connecting;
-                    let failure = if connecting {
-                        Failure::ConnectTimeout
-                    } else {
-                        Failure::Silent
-                    };
-                    self.fail_backend(now, id, failure);
-                } else {
-                    self.backend_is_due(due);
-                }
+            if self.backends[index].owes() {
+                self.look_at_silence(now, id);
+            }
+            match self.backends[index].reconnect_at {
+                Some(at) if at <= now => self.connect(now, id),
+                Some(at) => self.backend_is_due(at),
+                None => {}
             }
             match self.gather_due(id) {
                 Some(due) if due > now => self.backend_is_due(due),
@@ -470,7 +517,8 @@ impl Engine {
             backend.active_at = now;
         }
         backend.pipeline.push_back(pending);
-        self.backend_is_due(now.after_ms(self.limits.fail_ms));
+        let due = self.silence_due(id, now);
+        self.backend_is_due(due);
         self.connect(now, id);
         self.touch_backend(id);
     }

@@ -4,6 +4,9 @@
 //!
 //! - `stats` is answered within `stats_ms`; who has not answered by then is named, not waited for.
 //! - A flush is acknowledged only when no worker reads a backend that has missed it.
+//! - A flush reaches a backend that catches up after those that it is copied from: else what was read there
+//!   before could be stored here behind it.
+//! - A delayed flush that a backend misses, or forgets in a restart, is told it again when it returns.
 //! - Items and bytes are summed over primaries: backups hold the same items a second time.
 //!
 //! Not here: what is counted (`stats`).
@@ -16,7 +19,7 @@ use super::exchange::{ExchangeId, Form, Kind, Quiet, Verdict};
 use super::{ClientId, Engine};
 use crate::config::Flush;
 use crate::keeper::Failure;
-use crate::placement::{Phase, Standing, Version};
+use crate::placement::{Standing, Version};
 use crate::proto::response::Line;
 use crate::stats::{Counter, total};
 use crate::{BackendId, Time};
@@ -25,8 +28,11 @@ use crate::{BackendId, Time};
 #[derive(Debug)]
 pub(crate) struct Broadcast {
     what: What,
+    line: Vec<u8>,
     /// Who has not answered.
     waiting: Vec<BackendId>,
+    /// Who is asked when all those have answered: the last one first.
+    later: Vec<BackendId>,
     /// Who failed, refused, or could not be asked.
     missing: Vec<BackendId>,
     /// Whether anyone refused.
@@ -39,7 +45,10 @@ pub(crate) struct Broadcast {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
-    Flush,
+    Flush {
+        /// When it takes effect, if that is later.
+        at: Option<Time>,
+    },
     Stats(Group),
 }
 
@@ -133,13 +142,17 @@ impl Engine {
             return;
         }
         self.count(Counter::Flushes);
+        // memcached has one time in mind: a later flush takes the place of one that has not come.
+        let at = self.flush_time(now, delay);
+        self.delayed_flush = at;
         let mut line = b"flush_all".to_vec();
         if !delay.is_empty() {
             line.push(b' ');
             line.extend_from_slice(delay);
         }
         line.extend_from_slice(b"\r\n");
-        self.start_broadcast(now, id, What::Flush, &line, Form::Line, noreply);
+        let what = What::Flush { at };
+        self.start_broadcast(now, id, what, &line, Form::Line, noreply);
     }
 
     pub(super) fn start_stats(&mut self, now: Time, id: ClientId, args: &[u8]) {
@@ -189,17 +202,25 @@ impl Engine {
         self.exchanges[exchange].arrived = now;
         self.exchanges.link(exchange);
         let backends = (0..self.backends.len()).map(super::backends::backend_id);
-        let (missing, waiting): (Vec<_>, Vec<_>) =
+        let (missing, mut waiting): (Vec<_>, Vec<_>) =
             backends.partition(|&backend| self.standing(backend) == Standing::Absent);
+        let mut later = Vec::new();
+        if matches!(what, What::Flush { .. }) {
+            waiting.sort_by_key(|&backend| std::cmp::Reverse(self.copied_from(backend)));
+            let first = |&backend: &BackendId| self.standing(backend) == Standing::InStep;
+            later = waiting.extract_if(.., |backend| !first(backend)).collect();
+        }
         let due = match what {
-            What::Flush => None,
+            What::Flush { .. } => None,
             What::Stats(_) => Some(now.after_ms(self.limits.stats_ms)),
         };
         self.broadcasts.push((
             exchange,
             Broadcast {
                 what,
+                line: line.to_vec(),
                 waiting: waiting.clone(),
+                later,
                 missing: missing.clone(),
                 refused: false,
                 due,
@@ -207,9 +228,9 @@ impl Engine {
             },
         ));
         self.exchanges.retain(exchange);
-        if what == What::Flush {
+        if matches!(what, What::Flush { .. }) {
             for backend in missing {
-                self.miss_flush(backend);
+                self.miss_this_flush(exchange, backend);
             }
         }
         for backend in waiting {
@@ -222,7 +243,74 @@ impl Engine {
                 Some((line, false)),
             );
         }
-        self.finish_broadcast_if_over(exchange);
+        self.go_on_broadcasting(now, exchange);
+    }
+
+    /// Asks the next backend, if all that were asked have answered.
+    fn go_on_broadcasting(&mut self, now: Time, exchange: ExchangeId) {
+        loop {
+            let Some(broadcast) = self.broadcast_mut(exchange) else {
+                return;
+            };
+            if !broadcast.waiting.is_empty() {
+                return;
+            }
+            let Some(backend) = broadcast.later.pop() else {
+                self.finish_broadcast_if_over(exchange);
+                return;
+            };
+            if self.standing(backend) == Standing::Absent {
+                self.miss_this_flush(exchange, backend);
+                if let Some(broadcast) = self.broadcast_mut(exchange) {
+                    broadcast.missing.push(backend);
+                }
+                continue;
+            }
+            let Some(broadcast) = self.broadcast_mut(exchange) else {
+                return;
+            };
+            broadcast.waiting.push(backend);
+            let line = std::mem::take(&mut broadcast.line);
+            let other = Some((&line[..], false));
+            self.send_to(now, backend, exchange, Leg::Broadcast, Form::Line, other);
+            if let Some(broadcast) = self.broadcast_mut(exchange) {
+                broadcast.line = line;
+            }
+        }
+    }
+
+    /// Its place among those that are copied from: one that is in step comes first, then who returned first.
+    fn copied_from(&self, backend: BackendId) -> u64 {
+        match self.standing(backend) {
+            Standing::InStep => 0,
+            Standing::Junior(seniority) => seniority,
+            Standing::Following | Standing::Absent => u64::MAX,
+        }
+    }
+
+    /// When a flush takes effect; `None`: at once.
+    fn flush_time(&self, now: Time, delay: &[u8]) -> Option<Time> {
+        // memcached: REALTIME_MAXDELTA, 30 days. What is more is a date.
+        const RELATIVE_MAX_S: i64 = 30 * 24 * 3_600;
+        let delay_s: i64 = std::str::from_utf8(delay).ok()?.parse().ok()?;
+        let delay_s = if delay_s > RELATIVE_MAX_S {
+            let started = i64::try_from(self.process.unix_start_s).ok()?;
+            let uptime = i64::try_from(now.ms_since(self.started) / 1_000).ok()?;
+            delay_s - started - uptime
+        } else {
+            delay_s
+        };
+        let delay_s = u64::try_from(delay_s).ok().filter(|&delay_s| delay_s > 0)?;
+        Some(now.after_ms(delay_s * 1_000))
+    }
+
+    /// An absent backend is told of a delayed flush when it returns; any other is made up for then.
+    fn miss_this_flush(&mut self, exchange: ExchangeId, backend: BackendId) {
+        let is_delayed =
+            |broadcast: &mut Broadcast| matches!(broadcast.what, What::Flush { at: Some(_) });
+        if !self.broadcast_mut(exchange).is_some_and(is_delayed) {
+            self.miss_flush(backend);
+        }
     }
 
     fn broadcast_mut(&mut self, exchange: ExchangeId) -> Option<&mut Broadcast> {
@@ -233,22 +321,28 @@ impl Engine {
     }
 
     /// A backend failed before it answered.
-    pub(super) fn on_broadcast_lost(&mut self, exchange: ExchangeId, backend: BackendId) {
+    pub(super) fn on_broadcast_lost(
+        &mut self,
+        now: Time,
+        exchange: ExchangeId,
+        backend: BackendId,
+    ) {
         let Some(broadcast) = self.broadcast_mut(exchange) else {
             return;
         };
         broadcast.waiting.retain(|&id| id != backend);
         broadcast.missing.push(backend);
         broadcast.said.remove(&backend);
-        if broadcast.what == What::Flush {
-            self.miss_flush(backend);
+        if matches!(broadcast.what, What::Flush { .. }) {
+            self.miss_this_flush(exchange, backend);
         }
-        self.finish_broadcast_if_over(exchange);
+        self.go_on_broadcasting(now, exchange);
     }
 
     /// A backend answered with one line.
     pub(super) fn on_broadcast_verdict(
         &mut self,
+        now: Time,
         exchange: ExchangeId,
         backend: BackendId,
         verdict: Verdict,
@@ -261,7 +355,7 @@ impl Engine {
             broadcast.refused = true;
             broadcast.missing.push(backend);
         }
-        self.finish_broadcast_if_over(exchange);
+        self.go_on_broadcasting(now, exchange);
     }
 
     /// A line of statistics. Yields whether it was the last.
@@ -271,6 +365,7 @@ impl Engine {
     )]
     pub(super) fn on_stats_line(
         &mut self,
+        now: Time,
         exchange: ExchangeId,
         backend: BackendId,
         line: &Line<'_>,
@@ -285,11 +380,11 @@ impl Engine {
                 Ok(false)
             }
             Line::End | Line::Reset => {
-                self.on_broadcast_verdict(exchange, backend, Verdict::Done);
+                self.on_broadcast_verdict(now, exchange, backend, Verdict::Done);
                 Ok(true)
             }
             Line::Error | Line::ClientError(_) | Line::ServerError(_) => {
-                self.on_broadcast_verdict(exchange, backend, Verdict::Refused);
+                self.on_broadcast_verdict(now, exchange, backend, Verdict::Refused);
                 Ok(true)
             }
             _ => Err(Failure::Desync),
@@ -321,7 +416,10 @@ impl Engine {
 
     fn finish_broadcast_if_over(&mut self, exchange: ExchangeId) {
         let over = |(id, broadcast): &(ExchangeId, Broadcast)| {
-            *id == exchange && broadcast.waiting.is_empty() && !self.is_held(exchange, broadcast)
+            *id == exchange
+                && broadcast.waiting.is_empty()
+                && broadcast.later.is_empty()
+                && !self.is_held(exchange, broadcast)
         };
         let Some(position) = self.broadcasts.iter().position(over) else {
             return;
@@ -329,7 +427,7 @@ impl Engine {
         let (_, broadcast) = self.broadcasts.swap_remove(position);
         if !self.exchanges[exchange].done {
             let reply = match broadcast.what {
-                What::Flush => self.flush_reply(&broadcast),
+                What::Flush { .. } => self.flush_reply(&broadcast),
                 What::Stats(Group::Reset) => b"RESET\r\n".to_vec(),
                 What::Stats(group) => self.stats_reply(group, &broadcast),
             };
@@ -342,7 +440,7 @@ impl Engine {
     /// Whether another worker may still read a backend that has missed the flush.
     fn is_held(&self, exchange: ExchangeId, broadcast: &Broadcast) -> bool {
         let settled = |&backend: &BackendId| self.absence_is_settled(backend);
-        broadcast.what == What::Flush
+        matches!(broadcast.what, What::Flush { .. })
             && self.has_backups
             && !self.exchanges[exchange].done
             && !broadcast.missing.iter().all(settled)
@@ -456,33 +554,49 @@ impl Engine {
         for &counter in Counter::ALL {
             push_number(&mut out, counter.name(), total(all, counter));
         }
-        for (name, view) in self.names.iter().zip(&self.view.backends) {
-            let phase = match view.phase {
-                Phase::Up => "up",
-                Phase::Down => "down",
-                Phase::Purging => "purging",
-            };
-            push_stat(
-                &mut out,
-                format!("backend:{name}:state").as_bytes(),
-                phase.as_bytes(),
-            );
-            push_number(
-                &mut out,
-                &format!("backend:{name}:failures"),
-                view.incarnation.into(),
-            );
-            if let Some(version) = view.version {
-                let value = version.to_string();
-                push_stat(
-                    &mut out,
-                    format!("backend:{name}:version").as_bytes(),
-                    value.as_bytes(),
-                );
-            }
+        for id in (0..self.backends.len()).map(super::backends::backend_id) {
+            self.backend_stats(now, id, &mut out);
         }
         out.extend_from_slice(b"END\r\n");
         out
+    }
+
+    fn backend_stats(&self, now: Time, id: BackendId, out: &mut Vec<u8>) {
+        let view = &self.view.backends[id.index()];
+        let prefix = format!("backend:{}", self.names[id.index()]);
+        let text = |out: &mut Vec<u8>, what: &str, value: &str| {
+            push_stat(out, format!("{prefix}:{what}").as_bytes(), value.as_bytes());
+        };
+        let number = |out: &mut Vec<u8>, what: &str, number: u64| {
+            push_number(out, &format!("{prefix}:{what}"), number);
+        };
+        text(out, "state", view.phase.name());
+        let phase_ms = now.ms_since(self.backends[id.index()].phase_since);
+        number(out, "state_seconds", phase_ms / 1_000);
+        number(out, "failures", view.incarnation.into());
+        if let Some(version) = view.version {
+            text(out, "version", &version.to_string());
+        }
+        let progress = &self.progress[id.index()];
+        number(out, "remembered_keys", progress.remembered());
+        let copying = progress.look(now);
+        if !copying.active {
+            return;
+        }
+        let numbers = [
+            ("items", copying.items_done),
+            ("items_skipped", copying.items_skipped),
+            ("items_total", copying.items_total),
+            ("bytes", copying.bytes_done),
+            ("percent", copying.percent()),
+            ("items_per_second", copying.items_per_s()),
+        ];
+        for (name, count) in numbers {
+            number(out, &format!("catch_up_{name}"), count);
+        }
+        if let Some(ms) = copying.remaining_ms() {
+            number(out, "catch_up_seconds_left", ms.div_ceil(1_000));
+        }
     }
 }
 

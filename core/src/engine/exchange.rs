@@ -116,6 +116,17 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
+/// How far a read's second question has come: see `hedge`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hedging {
+    /// There is none under way.
+    No,
+    /// This backend was asked as well and owes the answer.
+    Asked(BackendId),
+    /// The other backend does not have the item, or could not say.
+    Over,
+}
+
 /// State of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Write {
@@ -134,6 +145,8 @@ pub(crate) struct Write {
     /// Epoch under which it was sent; `None` when it is not counted as under way.
     pub epoch: Option<u64>,
     pub holds_lock: bool,
+    /// The backend that lost its copy to a deletion, although the authority may have the item.
+    pub recopy: Option<BackendId>,
 }
 
 /// One answer owed.
@@ -179,8 +192,11 @@ pub(crate) struct Exchange {
     pub reply_counted: usize,
     /// Whether a part of the answer has left.
     pub streamed: bool,
-    /// The follower's answer, used where the authority fails.
+    /// The follower's answer: used where the authority fails or, to a read, is silent.
     pub follower_reply: Vec<u8>,
+    pub hedging: Hedging,
+    /// Bytes of `follower_reply` that count as held memory.
+    pub hedge_counted: usize,
     pub write: Write,
     /// The explicit CAS unique of what it stores; 0 until a backend that knows `E` is asked.
     pub version: u64,
@@ -220,6 +236,8 @@ impl Exchange {
             reply_counted: 0,
             streamed: false,
             follower_reply: Vec::new(),
+            hedging: Hedging::No,
+            hedge_counted: 0,
             write: Write {
                 class: Class::Store,
                 form: Form::Line,
@@ -232,6 +250,7 @@ impl Exchange {
                 redecided: 0,
                 epoch: None,
                 holds_lock: false,
+                recopy: None,
             },
             version: 0,
             retries: 0,

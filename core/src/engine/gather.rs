@@ -24,6 +24,9 @@ impl Engine {
     /// Lets a key wait for the next batch.
     pub(super) fn gather(&mut self, now: Time, id: BackendId, exchange: ExchangeId, verb: GetVerb) {
         let key_len = self.exchanges[exchange].key().len() + 1;
+        if self.backends[id.index()].suspect {
+            self.drop_answered(id, verb);
+        }
         let alone = self.exchanges[exchange].alone;
         if alone {
             self.send_batches(now, id, Leave::All);
@@ -38,6 +41,22 @@ impl Engine {
             self.send_batches(now, id, Leave::All);
         } else {
             self.touch_backend(id);
+        }
+    }
+
+    /// What waits for a silent backend and was answered by another meanwhile is not asked any more.
+    fn drop_answered(&mut self, id: BackendId, verb: GetVerb) {
+        loop {
+            let gather = &mut self.backends[id.index()].gathers[gather_index(verb)];
+            let Some(&oldest) = gather.keys.front() else {
+                return;
+            };
+            if !self.exchanges[oldest].done {
+                return;
+            }
+            gather.keys.pop_front();
+            gather.len -= self.exchanges[oldest].key().len() + 1;
+            self.release(oldest);
         }
     }
 

@@ -15,7 +15,7 @@ use super::{Engine, Output, encode};
 use crate::breaks::Break;
 use crate::keeper::{Failure, Report};
 use crate::proto::response::Line;
-use crate::proto::{KEY_LEN_MAX, meta};
+use crate::proto::{KEY_LEN_MAX, encode_decimal, meta};
 use crate::stats::Counter;
 use crate::{BackendId, Time};
 
@@ -33,6 +33,14 @@ impl Engine {
             Noted::Known => {}
             Noted::Overflowed => self.report_overflow(id),
         }
+    }
+
+    /// `id` has lost its copy of `exchange`'s key: the healer makes another.
+    pub(super) fn recopy(&mut self, exchange: ExchangeId, id: BackendId) {
+        let mut scratch = [0; KEY_LEN_MAX];
+        let key = placement_key(&self.exchanges[exchange], &mut scratch);
+        let keys = vec![key.into()];
+        self.outputs.push_back(Output::Recopy(id, keys));
     }
 
     /// `id` has missed a flush. Without backups it is not made up for, and the client is told so.
@@ -53,13 +61,17 @@ impl Engine {
         }
     }
 
-    pub(super) fn publish_remembered(&self) {
-        let count: usize = self
-            .backends
-            .iter()
-            .map(|backend| backend.remembered.len())
-            .sum();
-        self.counters().set_remembered(count as u64);
+    pub(super) fn publish_remembered(&mut self) {
+        let mut total = 0;
+        for (index, backend) in self.backends.iter_mut().enumerate() {
+            let count = backend.remembered.len() as u64;
+            total += count;
+            let before = std::mem::replace(&mut backend.remembered_published, count);
+            if count != before {
+                self.progress[index].set_remembered(before, count);
+            }
+        }
+        self.counters().set_remembered(total);
     }
 
     /// The backend has returned: what it missed goes before anyone reads it.
@@ -86,7 +98,35 @@ impl Engine {
             }
             self.push_pending(now, id, Pending::Purge);
         }
+        self.repeat_delayed_flush(now, id);
         self.go_on_purging(now, id);
+    }
+
+    /// A delayed flush that the backend missed, or forgot in a restart, is told it again, or made up for.
+    fn repeat_delayed_flush(&mut self, now: Time, id: BackendId) {
+        let Some(at) = self.delayed_flush.filter(|_| self.has_backups) else {
+            return;
+        };
+        let Self {
+            backends,
+            pool,
+            scratch,
+            ..
+        } = self;
+        let backend = &mut backends[id.index()];
+        if at > now {
+            scratch.clear();
+            scratch.extend_from_slice(b"flush_all ");
+            encode_decimal(at.ms_since(now).div_ceil(1_000), scratch);
+            scratch.extend_from_slice(b"\r\n");
+            if let Some(purge) = &mut backend.purge {
+                backend.unsent.push(scratch, pool);
+                purge.outstanding += 1;
+                self.push_pending(now, id, Pending::Purge);
+            }
+        } else if at > backend.absent_since {
+            self.report_overflow(id);
+        }
     }
 
     pub(super) fn go_on_purging(&mut self, now: Time, id: BackendId) {
@@ -106,7 +146,13 @@ impl Engine {
                 if purge.outstanding == 0 {
                     let incarnation = purge.incarnation;
                     let count = purge.keys.len() as u64;
-                    backend.purge = None;
+                    if let Some(purge) = backend.purge.take()
+                        && !purge.keys.is_empty()
+                        && self.has_backups
+                    {
+                        self.outputs.push_back(Output::Recopy(id, purge.keys));
+                    }
+                    let backend = &mut self.backends[id.index()];
                     backend.remembered.clear();
                     self.counters().add(Counter::Purged, count);
                     self.publish_remembered();

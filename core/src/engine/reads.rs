@@ -5,7 +5,7 @@
 //! - A read is never answered with an error because a backend died: it is asked again, and misses when
 //!   nobody is left to ask (unless the operator chose errors, and never among several values).
 //!
-//! Not here: gathering and matching of answers (`backends`).
+//! Not here: gathering and matching of answers (`backends`), what a silent backend owes (`hedge`).
 
 use super::backends::Leg;
 use super::exchange::{ExchangeId, Form, Kind, Verdict};
@@ -28,20 +28,38 @@ impl Engine {
         if this.done {
             return;
         }
-        let (hash, primary, backup) = (this.hash, this.primary, this.backup);
-        if self.locks.read_waits(hash, exchange) {
+        let hash = this.hash;
+        let authority = self.plan(this.primary, this.backup).authority;
+        if self.locks.read_waits(hash, exchange, authority) {
             self.exchanges.retain(exchange);
             return;
         }
+        self.route_read(now, exchange);
+    }
+
+    /// Sends a read that waits for no write.
+    pub(super) fn route_read(&mut self, now: Time, exchange: ExchangeId) {
+        let this = &self.exchanges[exchange];
+        if this.done {
+            return;
+        }
+        let (primary, backup) = (this.primary, this.backup);
         let plan = self.plan(primary, backup);
         self.trace_route(exchange, "get", plan);
         match plan.authority {
-            Some(authority) => self.ask(now, exchange, authority),
+            Some(authority) if self.hedge_takes_over(exchange, authority) => {}
+            Some(authority) => {
+                self.ask(now, exchange, authority);
+                if self.backends[authority.index()].suspect {
+                    self.hedge(now, exchange, authority);
+                }
+            }
+            None if plan.soon => self.await_epoch(exchange),
             None => self.answer_dead_read(exchange),
         }
     }
 
-    fn ask(&mut self, now: Time, exchange: ExchangeId, backend: BackendId) {
+    pub(super) fn ask(&mut self, now: Time, exchange: ExchangeId, backend: BackendId) {
         match self.exchanges[exchange].kind {
             Kind::Fetch(verb) => self.gather(now, backend, exchange, verb),
             Kind::Read => self.send_to(now, backend, exchange, Leg::Read, Form::Meta, None),
@@ -51,29 +69,36 @@ impl Engine {
         }
     }
 
-    /// The backend that was asked has failed. Releases the pipeline's hold on the exchange.
-    pub(super) fn ask_again(&mut self, now: Time, exchange: ExchangeId) {
-        if self.exchanges[exchange].streamed {
-            self.break_off(exchange);
-        }
-        let this = &mut self.exchanges[exchange];
-        if !this.done {
-            this.retries += 1;
-            let exhausted = this.retries > RETRIES_MAX || self.breaks.has(Break::ReadRepeats);
-            self.drop_reply(exchange);
-            if exhausted {
-                self.answer_dead_read(exchange);
-            } else {
-                self.count(Counter::Retried);
-                self.dispatch_read(now, exchange);
-            }
+    /// `lost`, which was asked, has failed. Releases the pipeline's hold on the exchange.
+    pub(super) fn ask_again(&mut self, now: Time, exchange: ExchangeId, lost: BackendId) {
+        let was_hedge = self.lose_hedge(exchange, lost);
+        if !was_hedge && !self.exchanges[exchange].done {
+            self.repeat(now, exchange);
         }
         self.release(exchange);
     }
 
+    fn repeat(&mut self, now: Time, exchange: ExchangeId) {
+        if self.exchanges[exchange].streamed {
+            self.break_off(exchange);
+            return;
+        }
+        self.drop_reply(exchange);
+        let this = &mut self.exchanges[exchange];
+        this.retries += 1;
+        if self.breaks.has(Break::ReadRepeats) {
+            self.answer_dead_read(exchange);
+        } else if this.retries <= RETRIES_MAX {
+            self.count(Counter::Retried);
+            self.dispatch_read(now, exchange);
+        } else if !self.hedge_is_left(exchange) {
+            self.answer_dead_read(exchange);
+        }
+    }
+
     /// A key of a batch was not found. Releases the batch's hold on the exchange.
-    pub(super) fn miss(&mut self, exchange: ExchangeId) {
-        if !self.exchanges[exchange].done {
+    pub(super) fn miss(&mut self, id: BackendId, exchange: ExchangeId) {
+        if !self.exchanges[exchange].done && !self.hedge_misses(exchange, id) {
             self.count(Counter::GetMisses);
             self.complete(exchange);
         }
@@ -84,12 +109,13 @@ impl Engine {
     pub(super) fn on_batch_refused(
         &mut self,
         now: Time,
+        id: BackendId,
         exchange: ExchangeId,
         single: bool,
         raw: &[u8],
     ) {
-        let this = &mut self.exchanges[exchange];
-        if !this.done {
+        if !self.exchanges[exchange].done && !self.hedge_misses(exchange, id) {
+            let this = &mut self.exchanges[exchange];
             if !single {
                 this.alone = true;
                 self.dispatch_read(now, exchange);
@@ -106,13 +132,36 @@ impl Engine {
         self.release(exchange);
     }
 
+    /// A value of a batch is complete in `reply`.
+    pub(super) fn on_fetched(&mut self, exchange: ExchangeId) {
+        self.count(Counter::GetHits);
+        self.fill_follower(exchange);
+        self.complete(exchange);
+    }
+
+    /// There was no memory for the value: an evicted item looks the same.
+    pub(super) fn miss_for_memory(&mut self, exchange: ExchangeId) {
+        let this = &self.exchanges[exchange];
+        if this.done {
+            return;
+        }
+        self.count(Counter::GetMisses);
+        if this.kind == Kind::Read {
+            self.reply_meta_miss(exchange);
+        }
+        self.complete(exchange);
+    }
+
     /// A meta read has its answer in `reply`.
     pub(super) fn on_read_answer(&mut self, exchange: ExchangeId, verdict: Verdict) {
         if self.exchanges[exchange].done {
             return;
         }
         match verdict {
-            Verdict::Done => self.count(Counter::GetHits),
+            Verdict::Done => {
+                self.count(Counter::GetHits);
+                self.fill_follower(exchange);
+            }
             Verdict::Declined => self.count(Counter::GetMisses),
             Verdict::Refused | Verdict::Unknown => {}
         }
@@ -152,8 +201,11 @@ impl Engine {
         self.drop_reply(exchange);
         let this = &mut self.exchanges[exchange];
         match this.kind {
-            Kind::Fetch(_) => {}
-            Kind::Read => self.reply_meta_miss(exchange),
+            Kind::Fetch(_) => self.count(Counter::GetMisses),
+            Kind::Read => {
+                self.count(Counter::GetMisses);
+                self.reply_meta_miss(exchange);
+            }
             Kind::Write if this.write.form == Form::Values => {}
             Kind::Write | Kind::Broadcast | Kind::Local | Kind::Upload => {
                 this.reply
@@ -162,6 +214,6 @@ impl Engine {
             }
         }
         self.complete(exchange);
-        self.forget_waiting_write(exchange);
+        self.forget_waiting(exchange);
     }
 }

@@ -89,6 +89,7 @@ impl Engine {
             clients,
             exchanges,
             pool,
+            memory_len,
             ..
         } = self;
         let client = &mut clients[id.index as usize];
@@ -111,6 +112,10 @@ impl Engine {
             leaves |= !exchange.part;
             exchange.reply_counted = 0;
             client.unsent.take(&mut exchange.reply, pool);
+            if exchange.refs == 1 {
+                // A number that was compared is of no use any more.
+                *memory_len -= std::mem::take(&mut exchange.hedge_counted) as u64;
+            }
             exchanges.release(head);
         }
         if leaves || client.unsent.len() >= TOGETHER_LEN_MAX {

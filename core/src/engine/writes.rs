@@ -1,7 +1,7 @@
 //! Writes: who is told, in which order, and when the client hears of it.
 //!
 //! ```text
-//!             lock or epoch
+//!             slot or epoch
 //!  Waiting ──┬─────────────> Parallel ──────────────┬──────> Over ──> answer (held until the
 //!            │               authority + follower   │ refused         failed backend's epoch
 //!            │                                      v                 has settled)
@@ -17,7 +17,9 @@
 //!   only compared.
 //! - A write that a backend may have executed is remembered for that backend if the answer is unknown, and
 //!   a write that a backend misses is remembered when it is sent elsewhere.
-//! - A lock is held from before the command is sent until the outcome is stored.
+//! - The slot of a key with a second copy is held from before a write is sent until it is over: until both
+//!   copies have it, or one that may disagree has been deleted. No other write of the key comes in between, in
+//!   this worker or another.
 //! - A diverted write is acknowledged only when no worker reads the failed backend any more; a diverted
 //!   conditional is not even sent before.
 //!
@@ -28,7 +30,7 @@ use super::exchange::{Class, Exchange, ExchangeId, Form, Outcome, Stage, Verdict
 use super::reads::NOBODY_UP;
 use super::{Engine, encode};
 use crate::breaks::Break;
-use crate::placement::{Order, Plan, Standing};
+use crate::placement::{Order, Phase, Plan, Standing};
 use crate::stats::Counter;
 use crate::{BackendId, Time};
 
@@ -36,20 +38,23 @@ use crate::{BackendId, Time};
 const REDECIDED_MAX: u8 = 2;
 
 impl Engine {
-    /// Sends a write, or queues it behind the one that holds its key.
+    /// Sends a write, or queues it behind the one that holds its key's slot.
     pub(super) fn dispatch_write(&mut self, now: Time, exchange: ExchangeId) {
         let this = &self.exchanges[exchange];
         if this.done {
             return;
         }
-        if this.backup.is_some() && self.locks.write_waits(this.hash, exchange) {
-            self.exchanges.retain(exchange);
-            return;
+        if this.backup.is_some() && !self.breaks.has(Break::OutcomeLock) {
+            if self.locks.write_waits(this.hash, exchange) {
+                self.exchanges.retain(exchange);
+                return;
+            }
+            self.exchanges[exchange].write.holds_lock = true;
         }
         self.start_write(now, exchange);
     }
 
-    /// Sends a write that waits for no lock.
+    /// Sends a write that waits for no other.
     pub(super) fn start_write(&mut self, now: Time, exchange: ExchangeId) {
         let this = &self.exchanges[exchange];
         if this.done {
@@ -59,6 +64,10 @@ impl Engine {
         let (primary, backup, class) = (this.primary, this.backup, this.write.class);
         let plan = self.plan(primary, backup);
         let Some(authority) = plan.authority else {
+            if plan.soon {
+                self.await_epoch(exchange);
+                return;
+            }
             self.trace_route(exchange, verb_of(class), plan);
             self.refuse_write(exchange);
             return;
@@ -70,20 +79,17 @@ impl Engine {
             Class::Conditional(_) => false,
         };
         if backup.is_some() && !parallel {
-            let hash = self.exchanges[exchange].hash;
-            if !self.breaks.has(Break::OutcomeLock) {
-                self.locks.acquire(hash, exchange);
-                self.exchanges[exchange].write.holds_lock = true;
-            }
             let waits = matches!(class, Class::Conditional(_))
-                && !self.absences_are_settled(exchange)
+                && (!self.absences_are_settled(exchange) || self.is_flipping(exchange))
                 && !self.breaks.has(Break::ConditionalsWait);
             if waits {
-                self.exchanges.retain(exchange);
-                self.awaiting_epoch.push(exchange);
+                self.await_epoch(exchange);
                 return;
             }
-            self.locks.mark_sent(hash);
+        }
+        if self.exchanges[exchange].write.holds_lock {
+            let sent_to = (!parallel).then_some(authority);
+            self.locks.mark_sent(self.exchanges[exchange].hash, sent_to);
         }
         self.trace_route(exchange, verb_of(class), plan);
         self.send_write(now, exchange, authority, plan, parallel);
@@ -127,6 +133,13 @@ impl Engine {
         if let Some(follower) = follower {
             self.send_to(now, follower, exchange, Leg::Follower, form, None);
         }
+    }
+
+    /// Whether a backend of this key is about to lead or to be read.
+    fn is_flipping(&self, exchange: ExchangeId) -> bool {
+        let this = &self.exchanges[exchange];
+        let is = |backend: BackendId| self.view.backends[backend.index()].phase == Phase::Flipping;
+        is(this.primary) || this.backup.is_some_and(is)
     }
 
     /// Whether no worker reads a backend of this key that is absent, so that all agree on its authority.
@@ -264,6 +277,9 @@ impl Engine {
             self.write_is_over(exchange);
             return;
         }
+        if this.write.holds_lock {
+            self.locks.mark_unsent(this.hash);
+        }
         self.drop_reply(exchange);
         self.start_write(now, exchange);
     }
@@ -271,8 +287,19 @@ impl Engine {
     fn copy_outcome(&mut self, now: Time, exchange: ExchangeId, follower: BackendId) {
         let mut line = std::mem::take(&mut self.scratch);
         line.clear();
-        let this = &self.exchanges[exchange];
-        let (form, with_payload) = encode::outcome(this, &mut line);
+        // What is repeated on a copy that the healer has just made would be done twice.
+        let catching_up =
+            self.standing(follower) != Standing::InStep && !self.breaks.has(Break::DeleteNotRepeat);
+        let this = &mut self.exchanges[exchange];
+        let (form, with_payload) = match this.write.class {
+            Class::Conditional(Outcome::Repeat | Outcome::Delete) if catching_up => {
+                this.write.recopy = Some(follower);
+                (encode::delete(this, &mut line), false)
+            }
+            Class::Conditional(_) | Class::Store | Class::Remove => {
+                encode::outcome(this, &mut line)
+            }
+        };
         let write = &mut self.exchanges[exchange].write;
         write.stage = Stage::Copying;
         write.follower = Some(follower);
@@ -320,7 +347,11 @@ impl Engine {
             if self.standing(backend) == Standing::Absent {
                 self.remember(exchange, backend);
             } else {
-                self.exchanges[exchange].write.legs += 1;
+                let write = &mut self.exchanges[exchange].write;
+                if backend != write.authority {
+                    write.recopy = Some(backend);
+                }
+                write.legs += 1;
                 self.send_to(
                     now,
                     backend,
@@ -340,6 +371,9 @@ impl Engine {
     /// All backends have answered.
     fn write_is_over(&mut self, exchange: ExchangeId) {
         self.exchanges[exchange].write.stage = Stage::Over;
+        if let Some(backend) = self.exchanges[exchange].write.recopy.take() {
+            self.recopy(exchange, backend);
+        }
         if self.breaks.has(Break::RememberWhenSending) {
             self.remember_late(exchange);
         }
@@ -356,13 +390,13 @@ impl Engine {
         }
     }
 
-    /// Gives up what the write held of the worker: its lock and its place among those under way.
+    /// Gives up what the write held: its slot and its place among those under way.
     fn finish_write(&mut self, exchange: ExchangeId) {
         self.uncount(exchange);
         let this = &mut self.exchanges[exchange];
         if std::mem::take(&mut this.write.holds_lock) {
             let hash = this.hash;
-            self.ready.extend(self.locks.release(hash, exchange));
+            self.locks.release(hash, exchange);
         }
     }
 
@@ -416,12 +450,15 @@ impl Engine {
         }
     }
 
-    /// A write was answered at its deadline. If it was never sent it never will be.
-    pub(super) fn forget_waiting_write(&mut self, exchange: ExchangeId) {
+    /// A request was answered at its deadline. If it was never sent it never will be.
+    pub(super) fn forget_waiting(&mut self, exchange: ExchangeId) {
         let this = &self.exchanges[exchange];
         if this.write.holds_lock && this.write.stage == Stage::Waiting {
             self.free_payload(exchange);
             self.finish_write(exchange);
+        } else if this.backup.is_some() && self.locks.forget(this.hash, exchange) {
+            self.free_payload(exchange);
+            self.release(exchange);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One cell of a table, played on the rig: a primary, perhaps a backup, and a keeper that waits for a
 //! second worker.
 
+use magent_core::BackendId;
+use magent_core::config::Hedge;
 use magent_core::engine::ClientId;
 use magent_core::placement::Phase;
 
@@ -18,6 +20,8 @@ pub(crate) struct Command {
     pub(crate) sends: String,
     pub(crate) asked: String,
     pub(crate) told: String,
+    /// What a follower that is not in step is told instead; `None`: the same.
+    pub(crate) told_behind: Option<String>,
     pub(crate) says: String,
     pub(crate) other_says: String,
     pub(crate) hears: Hears,
@@ -95,7 +99,10 @@ impl Case {
     /// The state of the row that starts with `state`, reached the way that the row says.
     pub(crate) fn new(state: &str, way: &str, what: String) -> Self {
         let backups = u16::from(!state.starts_with("no backup"));
-        let mut rig = Rig::new(1, backups).with_keeper_and_second_worker();
+        // Hedged reads have tests of their own.
+        let mut rig = Rig::with_config(1, backups, |config| config.hedge = Hedge::Off);
+        rig = rig.with_keeper_and_second_worker();
+        rig.healer.slow = true;
         let peers = rig.peers.len();
         let mut case = Self {
             client: rig.client(),
@@ -112,7 +119,19 @@ impl Case {
                 Some((name, "fails")) => case.fail_idle(index(name)),
                 Some((name, "hangs up")) => case.hang_up(index(name)),
                 Some((name, "returns")) => case.return_to(index(name), Phase::Purging),
-                Some((name, "is purged")) => case.return_to(index(name), Phase::Up),
+                Some((name, "is purged")) => {
+                    let has_partner = case.rig.peers.len() > 1;
+                    let phase = if has_partner {
+                        Phase::CatchingUp
+                    } else {
+                        Phase::Up
+                    };
+                    case.return_to(index(name), phase);
+                }
+                Some((name, "has caught up")) => {
+                    case.rig.catches_up(index(name));
+                    assert_eq!(case.rig.phase(index(name)), Phase::Flipping);
+                }
                 _ => panic!("no step {step:?}"),
             }
         }
@@ -151,7 +170,7 @@ impl Case {
 
     fn return_to(&mut self, backend: usize, phase: Phase) {
         self.rig.peers[backend].alive = true;
-        if phase == Phase::Up {
+        if phase != Phase::Purging {
             self.rig.second_worker_has_purged(backend);
         }
         for _ in 0..40 {
@@ -165,6 +184,7 @@ impl Case {
 
     /// Plays a cell from the request to the answer.
     pub(crate) fn play(&mut self, command: &Command, cell: &str, variant: Variant) {
+        self.rig.healer.recopied.clear();
         self.rig.send(self.client, command.sends.as_bytes());
         let mut heard = match &command.hears {
             Hears::This(text) => text.clone(),
@@ -184,6 +204,10 @@ impl Case {
                 }
                 None if token.starts_with('!') => self.note_missed(token),
                 Some(("names", name)) => absent.push(index(name)),
+                Some(("waits", purged)) => self.purge(purged),
+                _ if token.contains(" ⇢ ") => {
+                    heard = self.tell_behind(command, token, variant).unwrap_or(heard);
+                }
                 _ => {
                     let mut groups = token.split(" → ");
                     let asked = groups.next().unwrap();
@@ -211,10 +235,53 @@ impl Case {
         self.nothing_is_sent();
     }
 
+    /// As `→`, with a follower that is not in step.
+    fn tell_behind(&mut self, command: &Command, token: &str, variant: Variant) -> Option<String> {
+        let (asked, told) = token.split_once(" ⇢ ").unwrap();
+        let answer = self.exchange(asked, &command.asked, command, variant);
+        let line = command.told_behind.as_ref().unwrap_or(&command.told);
+        let says = match &command.told_behind {
+            None => command.other_says.clone(),
+            Some(deletions) if deletions.starts_with("md ") => "HD\r\n".to_owned(),
+            Some(deletions) => "DELETED\r\n".repeat(deletions.lines().count()),
+        };
+        let other = Command {
+            says,
+            ..command.clone()
+        };
+        self.exchange(told, line, &other, variant);
+        if let Some(deletions) = &command.told_behind {
+            let recopied = std::mem::take(&mut self.rig.healer.recopied);
+            let target = BackendId(u16::try_from(index(told.trim_matches('✗'))).unwrap());
+            assert_eq!(recopied.len(), deletions.lines().count(), "{}", self.what);
+            assert!(
+                recopied.iter().all(|(backend, _)| *backend == target),
+                "{}",
+                self.what
+            );
+        }
+        match &command.hears {
+            Hears::Answer => answer,
+            Hears::This(_) | Hears::Sum => None,
+        }
+    }
+
+    /// Waits until all have purged a backend.
+    fn purge(&mut self, until: &str) {
+        self.hears_nothing();
+        self.nothing_is_sent();
+        let backend = index(until.strip_prefix("for ").unwrap());
+        self.rig.second_worker_has_purged(backend);
+    }
+
     /// What is left to do: what waited for all workers, and what is deleted from those who return.
     pub(crate) fn finish(mut self) {
         self.settle();
+        self.rig.healer.slow = false;
         for backend in 0..self.rig.peers.len() {
+            if self.rig.peers.len() > 1 {
+                self.rig.catches_up(backend);
+            }
             if self.rig.phase(backend) != Phase::Down {
                 self.fail_idle(backend);
             }
@@ -241,6 +308,17 @@ impl Case {
         }
         for (backend, deleted) in deleted.iter().enumerate() {
             assert_eq!(self.rig.phase(backend), Phase::Up, "{}", self.what);
+            if self.what.contains("flush_all 30") && self.rig.peers.len() > 1 {
+                // Whoever returns may have missed it or forgotten it: it is told what is left of the delay.
+                let left = deleted.strip_prefix("flush_all ").map(str::trim_end);
+                let left_s = left.and_then(|left| left.parse::<u64>().ok());
+                assert!(
+                    left_s.is_some_and(|left_s| (25..=30).contains(&left_s)),
+                    "{}: {deleted:?}",
+                    self.what
+                );
+                continue;
+            }
             let keys = KEYS.map(|key| format!("delete {key}\r\n"));
             let expected = match self.missed[backend] {
                 Missed::Nothing => String::new(),
@@ -342,7 +420,15 @@ impl Case {
         match failing {
             Failing::Desync => self.rig.answer(backend, b"WHAT\r\n"),
             // Those that are still to answer would be silent too.
-            Failing::Silent if !others_wait => self.rig.pass_ms(520),
+            Failing::Silent if !others_wait => {
+                // Until its probe fails, or it has been silent for `fail_ms`.
+                for _ in 0..52 {
+                    if self.rig.phase(backend) == Phase::Down {
+                        break;
+                    }
+                    self.rig.pass_ms(10);
+                }
+            }
             Failing::Silent | Failing::Reset => self.rig.kill(backend),
         }
     }

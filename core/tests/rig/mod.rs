@@ -1,23 +1,34 @@
 //! An engine on a bench: every socket is a buffer that the test fills and reads.
 //!
 //! Backends are either scripted (the test reads what they were sent and writes their answers) or model
-//! memcacheds that answer at once. With [`Rig::with_keeper`] a keeper decides about them; otherwise the
-//! View stays as it is.
+//! memcacheds that answer at once. With [`Rig::with_keeper`] a keeper decides about them, and a stand-in for the
+//! healer copies from store to store; otherwise the View stays as it is.
 #![allow(dead_code, reason = "each test file uses its own part")]
+
+mod healer;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use magent_core::cas::mark;
 use magent_core::config::{Config, Limits};
-use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output};
-use magent_core::keeper::{self, Failure, Keeper, KeeperConfig, ProbeAnswer, Report};
+use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, Shared};
+use magent_core::keeper::{
+    self, Failure, Identity, Keeper, KeeperConfig, ProbeAnswer, Remains, Report,
+};
 use magent_core::placement::{Phase, Placement};
 use magent_core::stats::{Counter, Counters};
 use magent_core::{BackendId, Time, WorkerId};
-use magent_node::{Session, Store, StoreConfig};
+use magent_node::{Keep, Session, Store, StoreConfig};
+
+pub(crate) use healer::Healer;
 
 /// A backend's side of things.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other"
+)]
 pub(crate) struct Peer {
     /// Whether it takes connections.
     pub(crate) alive: bool,
@@ -29,6 +40,10 @@ pub(crate) struct Peer {
     pub(crate) cut_short: Option<usize>,
     /// Its next answer names keys of another client.
     pub(crate) lies: bool,
+    /// Whether nothing is heard of connections that are asked for.
+    pub(crate) silent_to_connects: bool,
+    /// Its process id.
+    pid: u32,
     session: Session,
     connection: Option<ConnectionId>,
     /// Bytes that its socket takes, if it does not take all.
@@ -45,19 +60,35 @@ pub(crate) struct Rig {
     pub(crate) peers: Vec<Peer>,
     pub(crate) reports: Vec<Report>,
     pub(crate) closed: Vec<ClientId>,
+    /// How often other workers were to be woken.
+    pub(crate) wakes: usize,
     pub(crate) counters: Arc<Vec<Counters>>,
     /// Bytes of a backend's answer are handed in by so many at a time.
     pub(crate) answer_chunk_len: usize,
+    /// The stand-in for the healer.
+    pub(crate) healer: Healer,
     placement: Arc<Placement>,
     keeper: Option<Keeper>,
+    workers: u16,
     answers: BTreeMap<ClientId, Vec<u8>>,
     paused: Vec<ClientId>,
     /// What is to be handed in.
     inputs: VecDeque<Event>,
 }
 
+fn address(backend: usize) -> String {
+    format!("10.0.0.1:{}", 20_000 + backend)
+}
+
+/// By scripted backend: a start that leaves its CAS uniques as they are.
+static UNMARKED_STARTS: LazyLock<Vec<i64>> = LazyLock::new(|| {
+    let start = |backend| (0..).find(|&start| mark(&address(backend), start) == 0);
+    (0..8).map(|backend| start(backend).unwrap()).collect()
+});
+
 enum Event {
     Connected(ConnectionId),
+    Verified(ConnectionId),
     Lost(ConnectionId, Failure),
     Data(ConnectionId, Vec<u8>),
 }
@@ -73,6 +104,14 @@ impl Rig {
         backups: u16,
         limits: impl FnOnce(&mut Limits),
     ) -> Self {
+        Self::with_config(primaries, backups, |config| limits(&mut config.limits))
+    }
+
+    pub(crate) fn with_config(
+        primaries: u16,
+        backups: u16,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let servers = |from: u16, count: u16| {
             (from..from + count)
                 .map(|port| format!("10.0.0.1:{}", 20_000 + port).parse().unwrap())
@@ -85,23 +124,28 @@ impl Rig {
             Default::default(),
         )
         .unwrap();
-        limits(&mut config.limits);
-        let placement = Arc::new(Placement::new(&config));
-        let counters = Arc::new(vec![Counters::default()]);
+        configure(&mut config);
+        let shared = Shared::new(&config);
+        Self::of_worker(WorkerId(0), &config, shared)
+    }
+
+    /// One worker of several, each with backends of its own.
+    pub(crate) fn of_worker(worker: WorkerId, config: &Config, shared: Shared) -> Self {
+        let Shared {
+            placement,
+            counters,
+            ..
+        } = shared.clone();
         let now = Time(1_000_000_000);
-        let engine = Engine::new(
-            WorkerId(0),
-            &config,
-            Arc::clone(&placement),
-            Arc::clone(&counters),
-            now,
-        );
-        let peer = |_| Peer {
+        let engine = Engine::new(worker, config, shared, now);
+        let peer = |_: &_| Peer {
             alive: true,
             stopped: false,
             store: None,
             cut_short: None,
             lies: false,
+            silent_to_connects: false,
+            pid: 1,
             session: Session::new(),
             connection: None,
             takes: None,
@@ -111,13 +155,16 @@ impl Rig {
         Self {
             engine,
             now,
-            peers: (0..primaries + backups).map(peer).collect(),
+            peers: config.backends.iter().map(peer).collect(),
             reports: Vec::new(),
             closed: Vec::new(),
+            wakes: 0,
             counters,
             answer_chunk_len: usize::MAX,
+            healer: Healer::default(),
             placement,
             keeper: None,
+            workers: 1,
             answers: BTreeMap::new(),
             paused: Vec::new(),
             inputs: VecDeque::new(),
@@ -139,14 +186,22 @@ impl Rig {
 
     /// Lets a keeper decide about the backends; probes are answered by those that are alive.
     #[must_use]
-    pub(crate) fn with_keeper(mut self) -> Self {
+    pub(crate) fn with_keeper(self) -> Self {
+        self.with_keeper_of(1)
+    }
+
+    fn with_keeper_of(mut self, workers: u16) -> Self {
         let config = KeeperConfig {
-            backends: self.peers.len(),
-            workers: 1,
+            addresses: (0..self.peers.len()).map(address).collect(),
+            partners: self.placement.partners(),
+            workers: usize::from(workers),
+            stay_down: false,
             probe_delay_ms_min: 100,
             probe_delay_ms_max: 1_000,
+            settle_ms: 5_000,
             jitter_seed: 1,
         };
+        self.workers = workers;
         self.keeper = Some(Keeper::new(config, self.now));
         self.run();
         self
@@ -228,6 +283,16 @@ impl Rig {
         self.lose(backend);
     }
 
+    /// The backend dies and is back at once, as another process, and empty.
+    pub(crate) fn restart(&mut self, backend: usize) {
+        let peer = &mut self.peers[backend];
+        peer.pid += 1;
+        if let Some(store) = &mut peer.store {
+            store.restart(magent_node::Time(self.now.0), Keep::Nothing, peer.pid);
+        }
+        self.lose(backend);
+    }
+
     /// Time passes, in steps of 10 ms.
     pub(crate) fn pass_ms(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(10) {
@@ -288,6 +353,9 @@ impl Rig {
             Event::Connected(connection) => self
                 .engine
                 .handle(self.now, Input::BackendConnected(connection)),
+            Event::Verified(connection) => {
+                self.engine.handle(self.now, Input::Verified(connection));
+            }
             Event::Lost(connection, failure) => self
                 .engine
                 .handle(self.now, Input::BackendLost(connection, failure)),
@@ -300,12 +368,13 @@ impl Rig {
         }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "an output is done once")]
     fn perform(&mut self, output: Output) {
         match output {
             Output::Connect(connection) => {
                 let peer = &mut self.peers[connection.backend.index()];
-                if peer.alive {
+                if peer.silent_to_connects {
+                    peer.connection = None;
+                } else if peer.alive {
                     peer.connection = Some(connection);
                     peer.session = Session::new();
                     peer.unread.clear();
@@ -333,13 +402,20 @@ impl Rig {
                 self.answers.entry(client).or_default().extend(&bytes);
             }
             Output::ReadClient(_) | Output::Route(_) => {}
+            Output::WakeWorkers => self.wakes += 1,
             Output::CloseClient(client) => self.closed.push(client),
             Output::Report(report) => {
                 self.reports.push(report);
-                if let Some(keeper) = &mut self.keeper {
-                    keeper.on_report(self.now, WorkerId(0), report);
+                match (&mut self.keeper, report) {
+                    (Some(keeper), report) => keeper.on_report(self.now, WorkerId(0), report),
+                    // Nobody else could answer there.
+                    (None, Report::Connected { connection, .. }) => {
+                        self.inputs.push_back(Event::Verified(connection));
+                    }
+                    (None, _) => {}
                 }
             }
+            Output::Recopy(backend, keys) => self.recopy(backend, keys),
             Output::Wait(_) => unreachable!("the caller stops there"),
         }
     }
@@ -391,32 +467,87 @@ impl Rig {
 
     /// Whether the keeper had something to say.
     fn follow_keeper(&mut self) -> bool {
-        let Some(keeper) = &mut self.keeper else {
-            return false;
-        };
         let mut acted = false;
         loop {
+            let Some(keeper) = &mut self.keeper else {
+                return acted;
+            };
             match keeper.poll(self.now) {
                 keeper::Output::Publish(view) => {
                     self.engine.handle(self.now, Input::View(&view));
+                    self.heal(&view);
                 }
                 keeper::Output::Settled(epoch) => {
                     self.engine.handle(self.now, Input::Settled(epoch));
                 }
                 keeper::Output::Probe(backend) => {
-                    let peer = &self.peers[backend.index()];
-                    let result = if peer.alive && !peer.stopped {
-                        Ok(ProbeAnswer { version: None })
-                    } else {
-                        Err(Failure::Refused)
-                    };
+                    let result = self.probe(backend.index());
+                    let keeper = self.keeper.as_mut().unwrap();
                     keeper.on_probe(self.now, backend, result);
                 }
-                keeper::Output::Changed(_) => {}
+                keeper::Output::Verified(WorkerId(0), connection) => {
+                    self.engine.handle(self.now, Input::Verified(connection));
+                }
+                keeper::Output::Verified(..) | keeper::Output::Changed(_) => {}
                 keeper::Output::Wait(_) => return acted,
             }
             acted = true;
         }
+    }
+
+    fn probe(&mut self, backend: usize) -> Result<ProbeAnswer, Failure> {
+        let now = magent_node::Time(self.now.0);
+        let peer = &mut self.peers[backend];
+        if !peer.alive || peer.stopped {
+            return Err(Failure::Refused);
+        }
+        let Some(store) = &mut peer.store else {
+            let identity = Identity {
+                pid: u64::from(peer.pid),
+                started_unix_s: UNMARKED_STARTS[backend],
+                uptime_s: 2,
+                connections: 1,
+                sets: 0,
+                items_stored: 0,
+            };
+            return Ok(ProbeAnswer {
+                explicit_cas: false,
+                version: None,
+                identity: Some(identity),
+                items: 0,
+                flushes: 0,
+                lingering: Some(false),
+            });
+        };
+        let mut out = Vec::new();
+        let next = Session::new().receive(store, now, b"stats\r\n", &mut out);
+        assert_eq!(next, magent_node::Next::Continue);
+        let text = String::from_utf8(out).unwrap();
+        let stat = |name: &str| -> u64 {
+            let prefix = format!("STAT {name} ");
+            let mut values = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+            values.next().unwrap().parse().unwrap()
+        };
+        Ok(ProbeAnswer {
+            explicit_cas: false,
+            version: None,
+            identity: Some(Identity {
+                pid: stat("pid"),
+                started_unix_s: stat("time").cast_signed() - stat("uptime").cast_signed(),
+                uptime_s: 2,
+                connections: stat("total_connections"),
+                sets: stat("cmd_set"),
+                items_stored: stat("total_items"),
+            }),
+            items: stat("curr_items"),
+            flushes: stat("cmd_flush"),
+            lingering: Some(false),
+        })
+    }
+
+    /// What a later process of this proxy would be told about a backend.
+    pub(crate) fn remains(&self, backend: u16) -> Remains {
+        self.keeper.as_ref().unwrap().remains(BackendId(backend))
     }
 }
 
@@ -424,17 +555,8 @@ impl Rig {
 impl Rig {
     /// As [`Self::with_keeper`], for two workers. The second one says only what the test lets it say.
     #[must_use]
-    pub(crate) fn with_keeper_and_second_worker(mut self) -> Self {
-        let config = KeeperConfig {
-            backends: self.peers.len(),
-            workers: 2,
-            probe_delay_ms_min: 100,
-            probe_delay_ms_max: 1_000,
-            jitter_seed: 1,
-        };
-        self.keeper = Some(Keeper::new(config, self.now));
-        self.run();
-        self
+    pub(crate) fn with_keeper_and_second_worker(self) -> Self {
+        self.with_keeper_of(2)
     }
 
     /// The second worker lives by the View in force.

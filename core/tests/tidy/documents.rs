@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use magent_core::breaks::Break;
 use magent_core::keeper::Failure;
 use magent_core::stats::Counter;
 
@@ -156,6 +157,19 @@ fn every_failure_of_a_backend_is_explained() {
     assert_same(
         ("core/src/keeper.rs", &failures),
         ("docs/operations.md", &explained),
+    );
+}
+
+#[test]
+fn every_rule_says_what_it_is_for() {
+    let rules = Break::ALL
+        .iter()
+        .map(|rule| rule.name().to_owned())
+        .collect();
+    let explained = cells("docs/failover.md", "switched off by");
+    assert_same(
+        ("core/src/breaks.rs", &rules),
+        ("docs/failover.md", &explained),
     );
 }
 

@@ -10,28 +10,34 @@
 
 mod client;
 mod cluster;
+mod dataset;
 mod endpoint;
+mod items;
 mod load;
 mod magent;
 mod memcached;
+mod network;
 mod process;
 mod relay;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, shown, transcript};
-pub(crate) use cluster::{Cluster, key_at};
+pub(crate) use cluster::{Cluster, QUICK_PROBES, endpoints, index_of, key_at};
+pub(crate) use dataset::store_dataset;
 pub(crate) use endpoint::{
-    Endpoint, free_endpoint, free_endpoint_localhost, free_endpoint_v6, loopback,
+    Endpoint, free_endpoint, free_endpoint_localhost, free_endpoint_on, free_endpoint_v6, loopback,
 };
-pub(crate) use load::Load;
+pub(crate) use items::{EXPIRY_OFF_MAX, Item, Items, items_through, missing, unix_now};
+pub(crate) use load::{Load, Report};
 pub(crate) use magent::{Magent, run_magent};
 pub(crate) use memcached::Memcached;
+pub(crate) use network::Network;
 pub(crate) use process::run_script;
 pub(crate) use relay::{Path, Relay};
 
 /// Longest wait for anything. Far above what is expected, so that only a hang meets it.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` yields a value.
 #[track_caller]

@@ -22,6 +22,7 @@ mod both_dead;
 mod clients;
 mod differential;
 mod harness;
+mod healing;
 mod known_failures;
 mod lifecycle;
 mod no_backups;

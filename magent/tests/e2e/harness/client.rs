@@ -14,6 +14,9 @@ pub(crate) struct Client {
     stream: BufReader<Stream>,
 }
 
+/// Flags and value, and the version that `cas` takes.
+pub(crate) type Versioned = ((u32, Vec<u8>), u64);
+
 /// What a command ended in, or the error line or connection error instead.
 pub(crate) type Outcome<T> = Result<T, String>;
 
@@ -188,34 +191,88 @@ impl Client {
         }
     }
 
+    /// What time a memcached, or the proxy, says it is: in seconds since 1970.
+    #[track_caller]
+    pub(crate) fn server_time(&mut self) -> u64 {
+        self.stats("")["time"].parse().unwrap()
+    }
+
     pub(crate) fn try_get(&mut self, key: &str) -> Outcome<Option<Vec<u8>>> {
         Ok(self.try_get_many(&[key])?.remove(key))
     }
 
     pub(crate) fn try_get_many(&mut self, keys: &[&str]) -> Outcome<BTreeMap<String, Vec<u8>>> {
+        let items = self.try_get_items(keys)?;
+        let value = |(key, (_client_flags, value))| (key, value);
+        Ok(items.into_iter().map(value).collect())
+    }
+
+    /// Flags and values of `keys`, without the misses.
+    pub(crate) fn try_get_items(
+        &mut self,
+        keys: &[&str],
+    ) -> Outcome<BTreeMap<String, (u32, Vec<u8>)>> {
         self.try_send(format!("get {}\r\n", keys.join(" ")).as_bytes())?;
-        let mut values = BTreeMap::new();
+        let mut items = BTreeMap::new();
         loop {
             let line = String::from_utf8_lossy(&self.try_line()?).into_owned();
             if line == "END" {
-                return Ok(values);
+                return Ok(items);
             }
             let words: Vec<&str> = line.split(' ').collect();
-            let ["VALUE", key, _client_flags, len] = words[..] else {
+            let ["VALUE", key, client_flags, len] = words[..] else {
                 return Err(line);
             };
+            let client_flags = client_flags.parse().map_err(|_| line.clone())?;
             let mut value = vec![0; len.parse::<usize>().map_err(|_| line.clone())? + 2];
             self.stream
                 .read_exact(&mut value)
                 .map_err(|err| err.to_string())?;
             value.truncate(value.len() - 2);
-            values.insert(key.to_owned(), value);
+            items.insert(key.to_owned(), (client_flags, value));
+        }
+    }
+
+    /// Flags and value of `key`, and its version for `cas`.
+    pub(crate) fn try_gets(&mut self, key: &str) -> Outcome<Option<Versioned>> {
+        self.try_send(format!("gets {key}\r\n").as_bytes())?;
+        let line = String::from_utf8_lossy(&self.try_line()?).into_owned();
+        if line == "END" {
+            return Ok(None);
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["VALUE", _, client_flags, len, version] = words[..] else {
+            return Err(line);
+        };
+        let bad = |_| line.clone();
+        let mut value = vec![0; len.parse::<usize>().map_err(bad)? + 2];
+        let client_flags = client_flags.parse().map_err(bad)?;
+        let version = version.parse().map_err(bad)?;
+        self.stream
+            .read_exact(&mut value)
+            .map_err(|err| err.to_string())?;
+        value.truncate(value.len() - 2);
+        match self.try_line()?.as_slice() {
+            b"END" => Ok(Some(((client_flags, value), version))),
+            other => Err(shown(other)),
         }
     }
 
     /// A storage command; its answer if that is no error.
     pub(crate) fn try_store(&mut self, verb: &str, key: &str, value: &[u8]) -> Outcome<String> {
-        let head = format!("{verb} {key} 0 0 {}\r\n", value.len());
+        self.try_store_item(verb, key, 0, 0, value)
+    }
+
+    /// The same with flags and an expiry.
+    pub(crate) fn try_store_item(
+        &mut self,
+        verb: &str,
+        key: &str,
+        client_flags: u32,
+        exptime: u64,
+        value: &[u8],
+    ) -> Outcome<String> {
+        let head = format!("{verb} {key} {client_flags} {exptime} {}\r\n", value.len());
         self.try_send(&[head.as_bytes(), value, b"\r\n"].concat())?;
         self.try_answer()
     }

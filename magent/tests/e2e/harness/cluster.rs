@@ -1,5 +1,6 @@
 //! A proxy with its backends, and which of them holds a key.
 
+use super::items::{EXPIRY_OFF_MAX, Items, differences, items_through, missing};
 use super::{Endpoint, Magent, Memcached, wait_until};
 
 /// Backends and the proxy in front of them.
@@ -83,7 +84,52 @@ impl Cluster {
                 .is_ok_and(|answer| answer == "STORED")
                 && backend.value(&key).is_some()
         });
-        client.try_command(&format!("delete {key}")).unwrap();
+        // With a short --fail-ms a busy machine looks like a backend that is gone again.
+        wait_until("the key is deleted", || {
+            client.try_command(&format!("delete {key}")).is_ok()
+        });
+    }
+
+    /// Fails unless each key's two copies are the same, and as expected, on the backends themselves and
+    /// through the proxy.
+    #[track_caller]
+    pub(crate) fn assert_in_step(&self, expected: &Items) {
+        self.assert_in_step_within(expected, EXPIRY_OFF_MAX);
+    }
+
+    /// The same with expiries that may be so many seconds off.
+    #[track_caller]
+    pub(crate) fn assert_in_step_within(&self, expected: &Items, off_max: u64) {
+        let primaries: Vec<&Memcached> = self.primaries.iter().collect();
+        let backups: Vec<&Memcached> = self.backups.iter().collect();
+        let mut wrong = differences(&primaries, &backups, off_max);
+        wrong.extend(not_held(
+            &self.magent,
+            &primaries,
+            &backups,
+            expected,
+            off_max,
+        ));
+        assert_none(&wrong);
+    }
+
+    /// The same of these items only: of others it is not known which is right.
+    #[track_caller]
+    pub(crate) fn assert_holds(&self, expected: &Items) {
+        let primaries: Vec<&Memcached> = self.primaries.iter().collect();
+        let backups: Vec<&Memcached> = self.backups.iter().collect();
+        assert_none(&not_held(
+            &self.magent,
+            &primaries,
+            &backups,
+            expected,
+            EXPIRY_OFF_MAX,
+        ));
+        let others = differences(&primaries, &backups, EXPIRY_OFF_MAX);
+        println!(
+            "{} copies differ, of items whose last write was not acknowledged",
+            others.len()
+        );
     }
 
     /// Waits until a key of this primary is answered: whatever is wrong with it is known.
@@ -102,15 +148,55 @@ impl Cluster {
     }
 }
 
+/// Where expected items are missing or other than expected.
+#[track_caller]
+fn not_held(
+    magent: &Magent,
+    primaries: &[&Memcached],
+    backups: &[&Memcached],
+    expected: &Items,
+    off_max: u64,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (backends, role) in [(primaries, "primary"), (backups, "backup")] {
+        for (index, backend) in backends.iter().enumerate() {
+            let mut share = expected.clone();
+            share.retain(|key, _| index_of(key, backends.len()) == index);
+            let who = format!("{role} {}", backend.endpoint);
+            wrong.extend(missing(
+                &share,
+                &backend.items_of(share.keys()),
+                off_max,
+                &who,
+            ));
+        }
+    }
+    let read = items_through(magent, expected.keys());
+    // The proxy's clock is yet another.
+    wrong.extend(missing(expected, &read, off_max + 1, "the proxy"));
+    wrong
+}
+
+#[track_caller]
+fn assert_none(wrong: &[String]) {
+    assert!(
+        wrong.is_empty(),
+        "{} differences, such as {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(10)]
+    );
+}
+
 pub(crate) fn endpoints(backends: &[Memcached]) -> Vec<&Endpoint> {
     backends.iter().map(|backend| &backend.endpoint).collect()
 }
 
 /// Which of `server_count` servers magent 0.6's modulo gives `key` to. Written again here, from
 /// `hashing.md`, because the proxy's own answer is what is being tested.
-pub(crate) fn index_of(key: &str, server_count: usize) -> usize {
+pub(crate) fn index_of(key: impl AsRef<[u8]>, server_count: usize) -> usize {
+    let key = key.as_ref();
     assert!(key.is_ascii(), "bytes from 0x80 are added with their sign");
-    let hash = key.bytes().fold(5_381_u32, |h, byte| {
+    let hash = key.iter().fold(5_381_u32, |h, &byte| {
         h.wrapping_mul(33).wrapping_add(byte.into())
     });
     usize::try_from(hash & 0x7fff_ffff).unwrap() % server_count

@@ -133,7 +133,8 @@ pub(crate) fn free_endpoint_localhost() -> Endpoint {
     free_endpoint_on(Ipv4Addr::LOCALHOST.into())
 }
 
-fn free_endpoint_on(ip: IpAddr) -> Endpoint {
+/// A free TCP endpoint on this address of the machine.
+pub(crate) fn free_endpoint_on(ip: IpAddr) -> Endpoint {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let listener = TcpListener::bind((ip, 0)).unwrap();

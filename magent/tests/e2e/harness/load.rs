@@ -8,13 +8,15 @@
 //!   judged until the next acknowledged write.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::client::Outcome;
-use super::{Client, Endpoint, wait_until};
+use super::items::{Item, Items, unix_now};
+use super::{Client, Endpoint, wait_for, wait_until};
 
 /// Running clients.
 #[derive(Debug)]
@@ -38,19 +40,33 @@ pub(crate) struct Report {
     pub(crate) errors: Vec<String>,
     /// Reads that missed an acknowledged value.
     pub(crate) lost: Vec<String>,
-    /// Reads that saw something older than the last acknowledged write or delete.
+    /// Reads that saw something older than the last acknowledged write.
     pub(crate) old: Vec<String>,
     /// Writes whose outcome does not fit what was acknowledged, such as an `add` over a value.
     pub(crate) misjudged: Vec<String>,
-    /// Longest time from a request to its answer.
-    pub(crate) stall_max: Duration,
+    /// Reads that saw a value that was deleted.
+    pub(crate) resurrected: Vec<String>,
+    /// Longest time from a read to its answer, of those that found everything.
+    pub(crate) hit_stall_max: Duration,
+    /// The same of those that missed something: a follower's miss is no answer, so they wait for longer.
+    pub(crate) miss_stall_max: Duration,
+    /// Longest time from another request to its answer.
+    pub(crate) write_stall_max: Duration,
+    /// What there must be, and nothing else under the clients' keys, as far as that is known.
+    pub(crate) expected: Items,
 }
 
 impl Load {
     /// Starts `client_count` clients of `endpoint`.
     pub(crate) fn start(endpoint: &Endpoint, client_count: u64) -> Self {
+        Self::start_as(endpoint, 0..client_count)
+    }
+
+    /// The same with these numbers, for more than one load on the same backends: keys go by number.
+    pub(crate) fn start_as(endpoint: &Endpoint, ids: Range<u64>) -> Self {
         let shared = Arc::new(Shared::default());
-        let clients = (0..client_count)
+        let client_count = ids.end - ids.start;
+        let clients = ids
             .map(|id| {
                 let (endpoint, shared) = (endpoint.clone(), Arc::clone(&shared));
                 std::thread::spawn(move || LoadClient::new(id, endpoint).run(&shared))
@@ -88,15 +104,28 @@ impl Report {
     /// Fails unless every answer was right.
     #[track_caller]
     pub(crate) fn assert_perfect(&self) {
-        let wrong = [&self.errors, &self.lost, &self.old, &self.misjudged];
+        assert!(self.errors.is_empty(), "{self}\n{:#?}", first(&self.errors));
+        self.assert_right();
+    }
+
+    /// Fails unless every answer was right, or an error.
+    #[track_caller]
+    pub(crate) fn assert_right(&self) {
+        let wrong = [&self.lost, &self.old, &self.resurrected, &self.misjudged];
         assert!(
             wrong.iter().all(|list| list.is_empty()),
-            "{self}\nerrors: {:#?}\nlost: {:#?}\nold: {:#?}\nmisjudged: {:#?}",
-            first(&self.errors),
+            "{self}\nlost: {:#?}\nold: {:#?}\nresurrected: {:#?}\nmisjudged: {:#?}",
             first(&self.lost),
             first(&self.old),
+            first(&self.resurrected),
             first(&self.misjudged)
         );
+    }
+
+    /// Longest time from a request to its answer.
+    pub(crate) fn stall_max(&self) -> Duration {
+        let reads = self.hit_stall_max.max(self.miss_stall_max);
+        reads.max(self.write_stall_max)
     }
 
     fn add(&mut self, other: Self) {
@@ -104,8 +133,12 @@ impl Report {
         self.errors.extend(other.errors);
         self.lost.extend(other.lost);
         self.old.extend(other.old);
+        self.resurrected.extend(other.resurrected);
         self.misjudged.extend(other.misjudged);
-        self.stall_max = self.stall_max.max(other.stall_max);
+        self.hit_stall_max = self.hit_stall_max.max(other.hit_stall_max);
+        self.miss_stall_max = self.miss_stall_max.max(other.miss_stall_max);
+        self.write_stall_max = self.write_stall_max.max(other.write_stall_max);
+        self.expected.extend(other.expected);
     }
 }
 
@@ -113,13 +146,17 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} answers, {} errors, {} lost, {} old, {} misjudged, longest stall {:?}",
+            "{} answers, {} errors, {} lost, {} old, {} resurrected, {} misjudged, longest stall {:?} of a \
+             hit, {:?} of a miss, {:?} of a write",
             self.answered_count,
             self.errors.len(),
             self.lost.len(),
             self.old.len(),
+            self.resurrected.len(),
             self.misjudged.len(),
-            self.stall_max
+            self.hit_stall_max,
+            self.miss_stall_max,
+            self.write_stall_max
         )
     }
 }
@@ -132,9 +169,24 @@ fn first(messages: &[String]) -> &[String] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Known {
     Absent,
-    Is(String),
+    Is(Held),
     /// A write went wrong: either is right.
     Unknown,
+}
+
+/// What kind of answer there was.
+enum Answer {
+    Found,
+    Missed,
+    OfAWrite,
+}
+
+/// One acknowledged item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    value: String,
+    client_flags: u32,
+    expires_at: Option<u64>,
 }
 
 /// Keys of each client; few, so that every one is written and read many times in a run.
@@ -172,18 +224,22 @@ impl LoadClient {
             && self.report.errors.len() < ERRORS_PER_CLIENT_MAX
         {
             let index = self.rng.usize(..KEYS_PER_CLIENT);
-            let plain = index < KEYS_PER_CLIENT - COUNTERS_PER_CLIENT;
             let started_at = Instant::now();
-            let outcome = match (self.rng.u8(..100), plain) {
-                (0..40, _) => self.get(index),
-                (40..50, _) => self.get_many(),
-                (50..75, _) => self.store("set", index),
-                (75..85, _) => self.delete(index),
-                (85..95, true) => self.store("add", index),
-                (95.., true) => self.store("replace", index),
-                (85.., false) => self.incr(index),
+            let outcome = if self.rng.bool() {
+                self.read(index)
+            } else {
+                self.write(index).map(|()| Answer::OfAWrite)
             };
-            self.report.stall_max = self.report.stall_max.max(started_at.elapsed());
+            let longest = match outcome {
+                Ok(Answer::Found) => Some(&mut self.report.hit_stall_max),
+                Ok(Answer::Missed) => Some(&mut self.report.miss_stall_max),
+                Ok(Answer::OfAWrite) => Some(&mut self.report.write_stall_max),
+                // Counted as what it is.
+                Err(_) => None,
+            };
+            if let Some(longest) = longest {
+                *longest = (*longest).max(started_at.elapsed());
+            }
             self.count(outcome);
             shared.answered_count.fetch_add(1, Ordering::Relaxed);
         }
@@ -191,12 +247,50 @@ impl LoadClient {
             let outcome = self.get(index);
             self.count(outcome);
         }
+        self.expect()
+    }
+
+    /// Everything that is known to be there.
+    fn expect(mut self) -> Report {
+        for index in 0..KEYS_PER_CLIENT {
+            if let Known::Is(held) = &self.known[index] {
+                let item = Item {
+                    client_flags: held.client_flags,
+                    expires_at: held.expires_at,
+                    value: held.value.clone().into_bytes(),
+                };
+                self.report
+                    .expected
+                    .insert(self.key(index).into_bytes(), item);
+            }
+        }
         self.report
     }
 
-    fn count(&mut self, outcome: Outcome<()>) {
+    fn read(&mut self, index: usize) -> Outcome<Answer> {
+        match self.rng.u8(..5) {
+            0 => self.get_many(),
+            _ => self.get(index),
+        }
+    }
+
+    fn write(&mut self, index: usize) -> Outcome<()> {
+        let plain = index < KEYS_PER_CLIENT - COUNTERS_PER_CLIENT;
+        match (self.rng.u8(..60), plain) {
+            (0..22, _) => self.store("set", index),
+            (22..32, _) => self.delete(index),
+            (32..36, _) => self.touch(index),
+            (36..42, true) => self.store("add", index),
+            (42..48, true) => self.store("replace", index),
+            (48..54, true) => self.append(index),
+            (54.., true) => self.cas(index),
+            (36.., false) => self.incr(index),
+        }
+    }
+
+    fn count(&mut self, outcome: Outcome<Answer>) {
         match outcome {
-            Ok(()) => self.report.answered_count += 1,
+            Ok(_) => self.report.answered_count += 1,
             Err(err) => {
                 self.connection = None;
                 self.report.errors.push(err);
@@ -204,38 +298,42 @@ impl LoadClient {
         }
     }
 
-    fn get(&mut self, index: usize) -> Outcome<()> {
-        let key = self.key(index);
-        let value = self
-            .connected()?
-            .try_get(&key)
-            .map_err(|err| format!("get {key}: {err}"))?;
-        self.judge(index, value);
-        Ok(())
+    fn get(&mut self, index: usize) -> Outcome<Answer> {
+        self.get_these(&[index], "get")
     }
 
-    fn get_many(&mut self) -> Outcome<()> {
+    fn get_many(&mut self) -> Outcome<Answer> {
         let mut indexes: Vec<usize> = (0..8).map(|_| self.rng.usize(..KEYS_PER_CLIENT)).collect();
         indexes.sort_unstable();
         indexes.dedup();
+        self.get_these(&indexes, "multiget")
+    }
+
+    fn get_these(&mut self, indexes: &[usize], what: &str) -> Outcome<Answer> {
         let keys: Vec<String> = indexes.iter().map(|&index| self.key(index)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut values = self
+        let mut items = self
             .connected()?
-            .try_get_many(&keys)
-            .map_err(|err| format!("multiget: {err}"))?;
-        for (index, key) in indexes.into_iter().zip(keys) {
-            self.judge(index, values.remove(key));
+            .try_get_items(&keys)
+            .map_err(|err| format!("{what} {}: {err}", keys.join(" ")))?;
+        let answer = if items.len() == keys.len() {
+            Answer::Found
+        } else {
+            Answer::Missed
+        };
+        for (&index, key) in indexes.iter().zip(keys) {
+            self.judge(index, items.remove(key));
         }
-        Ok(())
+        Ok(answer)
     }
 
     fn store(&mut self, verb: &str, index: usize) -> Outcome<()> {
         let (key, value) = (self.key(index), self.fresh_value(index));
+        let (exptime, client_flags) = (self.exptime(), self.rng.u32(..));
         let before = std::mem::replace(&mut self.known[index], Known::Unknown);
         let answer = self
             .connected()?
-            .try_store(verb, &key, value.as_bytes())
+            .try_store_item(verb, &key, client_flags, exptime, value.as_bytes())
             .map_err(|err| format!("{verb} {key}: {err}"))?;
         let fits = match (answer.as_str(), verb, &before) {
             ("STORED", "add", Known::Is(_)) | ("STORED", "replace", Known::Absent) => false,
@@ -247,7 +345,11 @@ impl LoadClient {
             self.misjudged(&format!("{verb} {key}"), &answer, &before);
         }
         self.known[index] = match answer.as_str() {
-            "STORED" => Known::Is(value),
+            "STORED" => Known::Is(Held {
+                value,
+                client_flags,
+                expires_at: expires_at(exptime),
+            }),
             _ if fits => before,
             _ => Known::Unknown,
         };
@@ -280,7 +382,7 @@ impl LoadClient {
             .try_command(&format!("incr {key} 1"))
             .map_err(|err| format!("incr {key}: {err}"))?;
         let fits = match &before {
-            Known::Is(value) => next(value) == answer,
+            Known::Is(held) => next(&held.value) == answer,
             Known::Absent => answer == "NOT_FOUND",
             Known::Unknown => true,
         };
@@ -291,9 +393,119 @@ impl LoadClient {
             // Nothing was changed: what was unknown stays so.
             "NOT_FOUND" if fits => before,
             "NOT_FOUND" => Known::Unknown,
-            number => Known::Is(number.to_owned()),
+            number => match before {
+                Known::Is(held) => Known::Is(Held {
+                    value: number.to_owned(),
+                    ..held
+                }),
+                // Its flags and expiry are not known.
+                Known::Absent | Known::Unknown => Known::Unknown,
+            },
         };
         Ok(())
+    }
+
+    fn append(&mut self, index: usize) -> Outcome<()> {
+        let (key, more) = (self.key(index), self.fresh_value(index));
+        let before = std::mem::replace(&mut self.known[index], Known::Unknown);
+        let answer = self
+            .connected()?
+            .try_store("append", &key, more.as_bytes())
+            .map_err(|err| format!("append {key}: {err}"))?;
+        let fits = match (answer.as_str(), &before) {
+            ("STORED", Known::Absent) | ("NOT_STORED", Known::Is(_)) => false,
+            ("STORED" | "NOT_STORED", _) => true,
+            _ => return Err(format!("append {key}: unexpected {answer}")),
+        };
+        if !fits {
+            self.misjudged(&format!("append {key}"), &answer, &before);
+            return Ok(());
+        }
+        self.known[index] = match before {
+            Known::Is(held) => Known::Is(Held {
+                value: held.value + &more,
+                ..held
+            }),
+            other @ (Known::Absent | Known::Unknown) => other,
+        };
+        Ok(())
+    }
+
+    /// `gets` and `cas`. After a failover between the two it is right that the version is not known.
+    fn cas(&mut self, index: usize) -> Outcome<()> {
+        let (key, value) = (self.key(index), self.fresh_value(index));
+        let (exptime, client_flags) = (self.exptime(), self.rng.u32(..));
+        let Some((item, version)) = self
+            .connected()?
+            .try_gets(&key)
+            .map_err(|err| format!("gets {key}: {err}"))?
+        else {
+            self.judge(index, None);
+            return Ok(());
+        };
+        self.judge(index, Some(item));
+        let before = std::mem::replace(&mut self.known[index], Known::Unknown);
+        let head = format!(
+            "cas {key} {client_flags} {exptime} {} {version}",
+            value.len()
+        );
+        let answer = self
+            .connected()?
+            .try_command(&format!("{head}\r\n{value}"))
+            .map_err(|err| format!("cas {key}: {err}"))?;
+        let fits = match (answer.as_str(), &before) {
+            ("NOT_FOUND", Known::Is(_)) => false,
+            ("STORED" | "EXISTS" | "NOT_FOUND", _) => true,
+            _ => return Err(format!("cas {key}: unexpected {answer}")),
+        };
+        if !fits {
+            self.misjudged(&format!("cas {key}"), &answer, &before);
+        }
+        self.known[index] = match answer.as_str() {
+            "STORED" => Known::Is(Held {
+                value,
+                client_flags,
+                expires_at: expires_at(exptime),
+            }),
+            "EXISTS" => before,
+            _ => Known::Unknown,
+        };
+        Ok(())
+    }
+
+    fn touch(&mut self, index: usize) -> Outcome<()> {
+        let (key, exptime) = (self.key(index), self.exptime());
+        let before = std::mem::replace(&mut self.known[index], Known::Unknown);
+        let answer = self
+            .connected()?
+            .try_command(&format!("touch {key} {exptime}"))
+            .map_err(|err| format!("touch {key}: {err}"))?;
+        let fits = match (answer.as_str(), &before) {
+            ("TOUCHED", Known::Absent) | ("NOT_FOUND", Known::Is(_)) => false,
+            ("TOUCHED" | "NOT_FOUND", _) => true,
+            _ => return Err(format!("touch {key}: unexpected {answer}")),
+        };
+        if !fits {
+            self.misjudged(&format!("touch {key}"), &answer, &before);
+            return Ok(());
+        }
+        self.known[index] = match before {
+            Known::Is(held) => Known::Is(Held {
+                expires_at: expires_at(exptime),
+                ..held
+            }),
+            other @ (Known::Absent | Known::Unknown) => other,
+        };
+        Ok(())
+    }
+
+    /// None, or one that does not come while the test runs.
+    fn exptime(&mut self) -> u64 {
+        if self.rng.bool() {
+            0
+        } else {
+            self.rng.u64(1_000..100_000)
+        }
     }
 
     fn misjudged(&mut self, command: &str, answer: &str, before: &Known) {
@@ -303,22 +515,23 @@ impl LoadClient {
     }
 
     /// Compares what was read with what must be there.
-    fn judge(&mut self, index: usize, value: Option<Vec<u8>>) {
+    fn judge(&mut self, index: usize, item: Option<(u32, Vec<u8>)>) {
         let key = self.key(index);
-        let value = value.map(|value| String::from_utf8_lossy(&value).into_owned());
-        match (&self.known[index], &value) {
-            (Known::Is(expected), None) => {
-                self.report.lost.push(format!("get {key}: no {expected}"));
-            }
-            (Known::Is(expected), Some(value)) if value != expected => {
-                self.report
+        let seen = item.map(|(flags, value)| (flags, String::from_utf8_lossy(&value).into_owned()));
+        let report = &mut self.report;
+        match (&self.known[index], seen) {
+            (Known::Is(held), None) => report.lost.push(format!("{key}: no {held:?}")),
+            (Known::Is(held), Some((flags, value)))
+                if value != held.value || flags != held.client_flags =>
+            {
+                report
                     .old
-                    .push(format!("get {key}: {value}, not {expected}"));
+                    .push(format!("{key}: {value} with flags {flags}, not {held:?}"));
             }
-            (Known::Absent, Some(value)) => {
-                self.report
-                    .old
-                    .push(format!("get {key}: {value}, which was deleted"));
+            (Known::Absent, Some((_, value))) => {
+                report
+                    .resurrected
+                    .push(format!("{key}: {value}, which was deleted"));
             }
             (Known::Is(_), Some(_)) | (Known::Absent, None) | (Known::Unknown, _) => return,
         }
@@ -346,10 +559,18 @@ impl LoadClient {
 
     fn connected(&mut self) -> Outcome<&mut Client> {
         if self.connection.is_none() {
-            self.connection = Some(Client::try_connect(&self.endpoint)?);
+            // A proxy that was killed is started again: that the connection broke has been counted.
+            let connection = wait_for("the proxy accepts", || {
+                Client::try_connect(&self.endpoint).ok()
+            });
+            self.connection = Some(connection);
         }
         Ok(self.connection.as_mut().expect("connected above"))
     }
+}
+
+fn expires_at(exptime: u64) -> Option<u64> {
+    (exptime > 0).then(|| unix_now() + exptime)
 }
 
 fn next(number: &str) -> String {

@@ -1,5 +1,6 @@
 //! The magent binary under test.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -19,6 +20,7 @@ use super::{Client, Endpoint, wait_for, wait_until};
 pub(crate) struct Magent {
     /// Where clients connect.
     pub(crate) endpoint: Endpoint,
+    args: Vec<String>,
     process: Process,
     expected_to_live: bool,
     dir: TempDir,
@@ -67,11 +69,20 @@ pub(crate) fn run_magent(args: &[&str]) -> Ended {
 impl Magent {
     /// In front of `primaries` and `backups`, with `extra` arguments; returns once it listens.
     pub(crate) fn start(primaries: &[&Endpoint], backups: &[&Endpoint], extra: &[&str]) -> Self {
+        Self::start_named(primaries, backups, extra)
+    }
+
+    /// The same, of servers by any name that leads to them.
+    pub(crate) fn start_named(
+        primaries: &[impl ToString],
+        backups: &[impl ToString],
+        extra: &[&str],
+    ) -> Self {
         let mut args = vec!["--threads".to_owned(), "2".to_owned()];
-        for (flag, servers) in [("-s", primaries), ("-b", backups)] {
-            for server in servers {
-                args.extend([flag.to_owned(), server.to_string()]);
-            }
+        let primaries = primaries.iter().map(|server| ("-s", server.to_string()));
+        let backups = backups.iter().map(|server| ("-b", server.to_string()));
+        for (flag, server) in primaries.chain(backups) {
+            args.extend([flag.to_owned(), server]);
         }
         args.extend(extra.iter().map(ToString::to_string));
         Self::start_at(free_endpoint(), &args)
@@ -89,13 +100,11 @@ impl Magent {
     /// With exactly `args`, which make it listen at `endpoint` in the foreground.
     pub(crate) fn start_command(endpoint: Endpoint, args: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
-        let log = File::create(dir.path().join("log")).unwrap();
-        let process = Process::start(&magent_path(), |command| {
-            command.args(args);
-            command.stdout(log.try_clone().unwrap()).stderr(log);
-        });
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let process = spawn(&args, &dir);
         let mut magent = Self {
             endpoint,
+            args,
             process,
             expected_to_live: true,
             dir,
@@ -107,6 +116,38 @@ impl Magent {
     /// A client of the proxy.
     pub(crate) fn client(&self) -> Client {
         Client::connect(&self.endpoint)
+    }
+
+    /// Each backend's state, as `stats magent` has it.
+    #[track_caller]
+    pub(crate) fn states(&self) -> BTreeMap<String, String> {
+        let stats = self.client().stats("magent");
+        let state = |(name, value): (String, String)| {
+            let name = name.strip_prefix("backend:")?.strip_suffix(":state")?;
+            Some((name.to_owned(), value))
+        };
+        stats.into_iter().filter_map(state).collect()
+    }
+
+    /// Waits until this backend is in one of `states`, and says in which.
+    #[track_caller]
+    pub(crate) fn wait_until_state(&self, backend: &impl ToString, states: &[&str]) -> String {
+        let backend = backend.to_string();
+        wait_for(&format!("{backend} is {states:?}"), || {
+            let state = self
+                .states()
+                .remove(&backend)
+                .expect("a backend of this proxy");
+            states.contains(&state.as_str()).then_some(state)
+        })
+    }
+
+    /// Waits until every backend has what it should have, and is read.
+    #[track_caller]
+    pub(crate) fn wait_until_healed(&self) {
+        wait_until("all backends are up", || {
+            self.states().values().all(|state| state == "up")
+        });
     }
 
     /// What it has logged so far.
@@ -133,6 +174,14 @@ impl Magent {
     pub(crate) fn kill9(&mut self) {
         self.expected_to_live = false;
         self.process.kill9();
+    }
+
+    /// Starts it again as it was started, after its end. The log goes on in the same file.
+    pub(crate) fn restart(&mut self) {
+        assert!(self.process.exited().is_some(), "restarted while it runs");
+        self.process = spawn(&self.args, &self.dir);
+        self.expected_to_live = true;
+        self.wait_until_listening();
     }
 
     /// SIGTERM, without waiting.
@@ -181,6 +230,19 @@ impl Drop for Magent {
             last_lines(&log, 40)
         );
     }
+}
+
+fn spawn(args: &[String], dir: &TempDir) -> Process {
+    let path = dir.path().join("log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    Process::start(&magent_path(), |command| {
+        command.args(args);
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+    })
 }
 
 fn listen_args(endpoint: &Endpoint) -> Vec<String> {

@@ -110,11 +110,15 @@ const STAT_STIME: usize = 15;
 /// Path of a program on `$PATH`.
 #[track_caller]
 pub(crate) fn program(name: &str) -> PathBuf {
+    find_program(name).unwrap_or_else(|| panic!("{name} is not installed: run ./test.sh setup"))
+}
+
+/// The same of one that may be missing.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap();
     std::env::split_paths(&path)
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("{name} is not installed: run ./test.sh setup"))
 }
 
 /// Runs `tests/e2e/<script>` with `args`; its output if it exits 0.

@@ -8,12 +8,14 @@
 //!
 //! - A cut drops what is under way, it does not delay it: the backend's side of each link is closed at
 //!   once, so nothing sent before the cut arrives after it.
+//! - What is held back arrives in full and in order once it is let go, however long after, whether or not the
+//!   proxy has closed the connection: as from a backend's socket buffers that is slow to go on.
 //! - The proxy's side of a cut link stays open and silent until the path is whole again, and is then
 //!   closed, as by a firewall that no longer knows the connection.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use super::Endpoint;
@@ -34,6 +36,7 @@ pub(crate) struct Relay {
     /// What the proxy is given in place of the backend.
     pub(crate) endpoint: Endpoint,
     shared: Arc<Mutex<Shared>>,
+    let_go: Arc<Condvar>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -42,6 +45,9 @@ struct Shared {
     path: Path,
     closing: bool,
     links: Vec<Link>,
+    /// Links below this number are held back.
+    held_below: usize,
+    link_count: usize,
     /// What clients of the relay sent, for tests that look at the wire.
     recorded: Vec<u8>,
 }
@@ -62,14 +68,17 @@ impl Relay {
             path: Path::Whole,
             closing: false,
             links: Vec::new(),
+            held_below: 0,
+            link_count: 0,
             recorded: Vec::new(),
         }));
+        let let_go = Arc::new(Condvar::new());
         let backend = backend.tcp();
         let acceptor = {
-            let shared = Arc::clone(&shared);
+            let (shared, let_go) = (Arc::clone(&shared), Arc::clone(&let_go));
             std::thread::spawn(move || {
                 for proxy_side in listener.incoming() {
-                    if !Shared::accept(&shared, proxy_side.unwrap(), backend) {
+                    if !Shared::accept(&shared, &let_go, proxy_side.unwrap(), backend) {
                         return;
                     }
                 }
@@ -78,6 +87,7 @@ impl Relay {
         Self {
             endpoint,
             shared,
+            let_go,
             acceptor: Some(acceptor),
         }
     }
@@ -98,6 +108,18 @@ impl Relay {
         }
     }
 
+    /// Holds back what is sent to the backend on the connections there are; new ones pass.
+    pub(crate) fn hold_back(&self) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.held_below = shared.link_count;
+    }
+
+    /// Sends on what was held back.
+    pub(crate) fn let_go(&self) {
+        self.shared.lock().unwrap().held_below = 0;
+        self.let_go.notify_all();
+    }
+
     /// Closes every connection at once; the next ones pass.
     pub(crate) fn break_links(&self) {
         self.shared.lock().unwrap().close_links();
@@ -116,6 +138,7 @@ impl Drop for Relay {
             shared.closing = true;
             shared.close_links();
         }
+        self.let_go();
         // Wakes the acceptor, which then sees that it is over.
         TcpStream::connect(self.endpoint.tcp()).ok();
         if let Some(acceptor) = self.acceptor.take() {
@@ -126,7 +149,12 @@ impl Drop for Relay {
 
 impl Shared {
     /// Links a new connection to `backend`; false when it is over.
-    fn accept(this: &Arc<Mutex<Self>>, proxy_side: TcpStream, backend: SocketAddr) -> bool {
+    fn accept(
+        this: &Arc<Mutex<Self>>,
+        let_go: &Arc<Condvar>,
+        proxy_side: TcpStream,
+        backend: SocketAddr,
+    ) -> bool {
         let mut shared = this.lock().unwrap();
         if shared.closing {
             return false;
@@ -138,8 +166,23 @@ impl Shared {
                     // Refused here is refused there: the proxy sees its connection end.
                     return true;
                 };
-                Pump::spawn(Towards::Backend, &proxy_side, &backend_side, this);
-                Pump::spawn(Towards::Proxy, &backend_side, &proxy_side, this);
+                let number = shared.link_count;
+                shared.link_count += 1;
+                for (towards, from, to) in [
+                    (Towards::Backend, &proxy_side, &backend_side),
+                    (Towards::Proxy, &backend_side, &proxy_side),
+                ] {
+                    from.set_nodelay(true).unwrap();
+                    let pump = Pump {
+                        number,
+                        towards,
+                        from: from.try_clone().unwrap(),
+                        to: to.try_clone().unwrap(),
+                        shared: Arc::clone(this),
+                        let_go: Arc::clone(let_go),
+                    };
+                    std::thread::spawn(move || pump.run());
+                }
                 Some(backend_side)
             }
         };
@@ -167,33 +210,24 @@ enum Towards {
 
 /// Copies one direction of one link until it ends.
 struct Pump {
+    /// Of its link.
+    number: usize,
     towards: Towards,
     from: TcpStream,
     to: TcpStream,
     shared: Arc<Mutex<Shared>>,
+    let_go: Arc<Condvar>,
 }
 
 impl Pump {
-    fn spawn(towards: Towards, from: &TcpStream, to: &TcpStream, shared: &Arc<Mutex<Shared>>) {
-        from.set_nodelay(true).unwrap();
-        let pump = Self {
-            towards,
-            from: from.try_clone().unwrap(),
-            to: to.try_clone().unwrap(),
-            shared: Arc::clone(shared),
-        };
-        std::thread::spawn(move || pump.run());
-    }
-
     fn run(mut self) {
         let mut buf = vec![0; 65_536];
         while let Ok(len @ 1..) = self.from.read(&mut buf) {
             if self.towards == Towards::Backend {
-                self.shared
-                    .lock()
-                    .unwrap()
-                    .recorded
-                    .extend_from_slice(&buf[..len]);
+                let mut shared = self.shared.lock().unwrap();
+                shared.recorded.extend_from_slice(&buf[..len]);
+                let is_held = |shared: &mut Shared| self.number < shared.held_below;
+                drop(self.let_go.wait_while(shared, is_held).unwrap());
             }
             // Fails on a cut link, whose proxy goes on sending into the void.
             self.to.write_all(&buf[..len]).ok();

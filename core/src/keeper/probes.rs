@@ -1,0 +1,246 @@
+//! Probes: who answers, and what that says.
+//!
+//! # Invariants
+//!
+//! - One probe of a backend is under way at a time. What happened after it was asked for does not count for
+//!   it: it carries what was known by then.
+//! - A connection is verified only by a probe that was asked for after it had been made.
+//!
+//! Not here: what follows from a change of phase (`phases`), probes on the wire (`magent/src/probe.rs`).
+
+use super::report::{Failure, ProbeAnswer};
+use super::{ENDED, Keeper, Output, State, worker_id};
+use crate::breaks::Break;
+use crate::engine::ConnectionId;
+use crate::placement::Phase;
+use crate::{BackendId, Time, WorkerId};
+
+/// A probe that has been asked for.
+#[derive(Debug)]
+pub(super) struct Probe {
+    incarnation: u32,
+    since_epoch: u64,
+    /// Whether everybody knew of the phase when it was asked for.
+    settled: bool,
+    /// Whether every participant had purged the backend when it was asked for.
+    purged: bool,
+    /// Whether nothing was left to copy when it was asked for.
+    complete: bool,
+    verifies: Vec<(WorkerId, ConnectionId)>,
+}
+impl Keeper {
+    /// Asks who is there, or asks again once the probe under way has been answered.
+    pub(super) fn probe(&mut self, backend: BackendId) {
+        let complete = self.is_complete(backend);
+        let this = &mut self.backends[backend.index()];
+        if this.probe.is_some() {
+            this.probe_again = true;
+            return;
+        }
+        this.probe_again = false;
+        this.probe = Some(Probe {
+            incarnation: this.incarnation,
+            since_epoch: this.since_epoch,
+            settled: self.settled >= this.since_epoch,
+            purged: matches!(&this.state, State::Purging { waiting_for } if waiting_for.is_empty()),
+            complete,
+            verifies: std::mem::take(&mut this.unverified),
+        });
+        self.outputs.push_back(Output::Probe(backend));
+    }
+
+    /// The probe that was asked for was answered, or not.
+    ///
+    /// # Panics
+    ///
+    /// If none was asked for.
+    pub fn on_probe(
+        &mut self,
+        now: Time,
+        backend: BackendId,
+        result: Result<ProbeAnswer, Failure>,
+    ) {
+        let this = &mut self.backends[backend.index()];
+        let probe = this.probe.take().expect("a probe is answered once");
+        if let Ok(answer) = result {
+            if answer.version.is_some() && answer.version != this.version {
+                this.version = answer.version;
+                self.next_epoch();
+            }
+            let this = &mut self.backends[backend.index()];
+            if answer.explicit_cas != this.explicit_cas {
+                this.explicit_cas = answer.explicit_cas;
+                self.next_epoch();
+            }
+            self.on_answer(now, backend, &probe, &answer);
+        } else if let Err(failure) = result {
+            if let State::Down { answering, .. } = &mut self.backends[backend.index()].state {
+                *answering = None;
+                self.schedule_probe(now, backend);
+            } else if self.is_current(backend, probe.incarnation) {
+                self.mark_down(now, backend, failure);
+            }
+        }
+        let this = &self.backends[backend.index()];
+        if this.probe_again && this.probe.is_none() && this.state.phase() != Phase::Down {
+            self.probe(backend);
+        }
+    }
+
+    fn on_answer(&mut self, now: Time, backend: BackendId, probe: &Probe, answer: &ProbeAnswer) {
+        let this = &mut self.backends[backend.index()];
+        let replaced = this
+            .identity
+            .zip(answer.identity)
+            .is_some_and(|(known, found)| known.is_replaced_by(&found))
+            && !self.breaks.has(Break::Identity);
+        let unknown = this.identity.is_none();
+        if answer.identity.is_some() {
+            this.identity = answer.identity;
+            if unknown {
+                // Its uniques are marked from now on.
+                self.next_epoch();
+            }
+        }
+        if replaced {
+            self.mark_down(now, backend, Failure::Restarted);
+        }
+        let this = &mut self.backends[backend.index()];
+        if let State::Down {
+            restarted,
+            stranger,
+            ..
+        } = &mut this.state
+        {
+            *restarted |= replaced;
+            *stranger |= unknown;
+            self.on_answer_while_down(now, backend, probe, answer);
+            return;
+        }
+        if probe.incarnation != this.incarnation {
+            return;
+        }
+        for &(worker, connection) in &probe.verifies {
+            self.outputs.push_back(Output::Verified(worker, connection));
+        }
+        let this = &mut self.backends[backend.index()];
+        match &this.state {
+            State::Purging { .. } if probe.purged => {
+                let flushed_by_another = !this.flush && this.flushes != Some(answer.flushes);
+                if flushed_by_another {
+                    this.lacks.extend(&self.config.partners[backend.index()]);
+                }
+                this.flushes = Some(answer.flushes);
+                this.flush = false;
+                self.seniority_last += 1;
+                this.seniority = self.seniority_last;
+                self.enter_catching_up(now, backend);
+            }
+            State::CatchingUp if this.flushes.is_none() => {
+                this.flushes = Some(answer.flushes);
+                self.finish_if_complete(backend);
+            }
+            State::CatchingUp if probe.complete && probe.since_epoch == this.since_epoch => {
+                if this.flushes != Some(answer.flushes) {
+                    this.flushes = Some(answer.flushes);
+                    let partners = self.config.partners[backend.index()].clone();
+                    self.lack(now, backend, partners);
+                } else if self.is_complete(backend) {
+                    self.enter(now, backend, State::Flipping, None);
+                    self.leave_if_settled(now, backend);
+                }
+            }
+            State::Up => this.flushes = Some(answer.flushes),
+            State::Down { .. }
+            | State::Purging { .. }
+            | State::Cleaning
+            | State::CatchingUp
+            | State::Flipping => {}
+        }
+    }
+
+    fn on_answer_while_down(
+        &mut self,
+        now: Time,
+        backend: BackendId,
+        probe: &Probe,
+        answer: &ProbeAnswer,
+    ) {
+        let partner_leads = self.has_partner_in_step(backend);
+        let settle_ms = self.config.settle_ms;
+        let stay_down = self.config.stay_down;
+        let probe_delay_ms_min = self.config.probe_delay_ms_min;
+        let this = &mut self.backends[backend.index()];
+        let State::Down {
+            restarted,
+            stranger,
+            answering,
+            delay_ms,
+            probe_at,
+            ..
+        } = &mut this.state
+        else {
+            return;
+        };
+        let (restarted, stranger) = (*restarted, *stranger);
+        let since = *answering.get_or_insert(now);
+        // Before everybody knows, a worker may still write to it.
+        let current = probe.since_epoch == this.since_epoch && probe.settled
+            || self.breaks.has(Break::DownSettles);
+        let settled = restarted
+            || answer.lingering == Some(false)
+            || now.ms_since(since) >= settle_ms
+            || self.breaks.has(Break::Settle);
+        if !current || !settled {
+            // Somebody is there: soon again, or when the epoch has settled.
+            *delay_ms = probe_delay_ms_min;
+            let waits_for_epoch = self.settled < this.since_epoch;
+            *probe_at = (!waits_for_epoch).then(|| now.after_ms(probe_delay_ms_min));
+            return;
+        }
+        if this.overflow && stay_down && answer.items > 0 {
+            self.schedule_probe(now, backend);
+            return;
+        }
+        // Items of a process that we do not know, which nobody has flushed yet; or not all of us, because it
+        // failed while we did.
+        let unknown =
+            restarted && answer.items > 0 && answer.flushes == 0 || !restarted && this.flush;
+        this.flush = this.overflow || (unknown && partner_leads);
+        // Since it was last asked: by a client, or by hand.
+        let flushed = this.flushes.is_some_and(|known| known != answer.flushes);
+        if this.flush || restarted || stranger || flushed {
+            let partners = &self.config.partners[backend.index()];
+            this.lacks.extend(partners);
+        }
+        this.flushes = Some(answer.flushes);
+        let participants = self.acknowledged.iter().enumerate();
+        let waiting_for = participants
+            .filter(|&(_, &epoch)| epoch != ENDED)
+            .map(|(index, _)| worker_id(index))
+            .collect();
+        self.enter(now, backend, State::Purging { waiting_for }, None);
+    }
+
+    fn schedule_probe(&mut self, now: Time, backend: BackendId) {
+        let jitter = self.next_jitter();
+        let max = self.config.probe_delay_ms_max;
+        let State::Down {
+            delay_ms, probe_at, ..
+        } = &mut self.backends[backend.index()].state
+        else {
+            return;
+        };
+        *delay_ms = delay_ms.saturating_mul(2).min(max);
+        // 75 to 100 % of the delay, so that many proxies do not probe in step.
+        *probe_at = Some(now.after_ms(*delay_ms - *delay_ms * (jitter % 64) / 256));
+    }
+
+    fn next_jitter(&mut self) -> u64 {
+        // splitmix64 (Steele, Lea, Flood 2014).
+        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.jitter ^ (self.jitter >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

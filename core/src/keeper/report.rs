@@ -1,0 +1,188 @@
+//! What the keeper is told: by workers, by the healer and by probes.
+
+use crate::BackendId;
+use crate::engine::ConnectionId;
+use crate::placement::Version;
+
+/// What a worker or the healer tells the keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// A connection failed. The worker already treats the backend as absent.
+    Failed {
+        /// Which backend.
+        backend: BackendId,
+        /// The incarnation that failed.
+        incarnation: u32,
+        /// How.
+        failure: Failure,
+    },
+    /// A new connection is there. It is used when [`super::Output::Verified`] says that nobody else answers.
+    Connected {
+        /// Which connection.
+        connection: ConnectionId,
+        /// The incarnation that it was made for.
+        incarnation: u32,
+    },
+    /// The backend owes an answer and has been silent for the hedge delay.
+    Suspect {
+        /// Which backend.
+        backend: BackendId,
+        /// The incarnation that is silent.
+        incarnation: u32,
+    },
+    /// What the participant remembered has been deleted on the backend.
+    Purged {
+        /// Which backend.
+        backend: BackendId,
+        /// The incarnation that was purged.
+        incarnation: u32,
+    },
+    /// The backend has missed acknowledged writes that cannot be named.
+    Overflow {
+        /// Which backend.
+        backend: BackendId,
+    },
+    /// The participant lives by this epoch, and what it had begun in earlier ones is finished.
+    Acknowledged {
+        /// Which epoch.
+        epoch: u64,
+    },
+    /// From the healer: the share of `source` has been copied.
+    Copied {
+        /// The backend that caught up.
+        target: BackendId,
+        /// Its incarnation.
+        incarnation: u32,
+        /// The backend that it was copied from.
+        source: BackendId,
+    },
+    /// From the healer: keys cannot be copied, because their authority is gone or they are too many to name.
+    Lacks {
+        /// The backend without them.
+        target: BackendId,
+        /// The backend that has them; `None` if that can be any.
+        source: Option<BackendId>,
+    },
+    /// From the healer: how many single keys it has to copy to the backend.
+    Left {
+        /// The backend.
+        target: BackendId,
+        /// How many.
+        left: Left,
+    },
+    /// From the healer: the source does not say what it has, so only what is read there can be copied.
+    Unwalkable {
+        /// The backend that lacks items.
+        target: BackendId,
+        /// The backend that cannot be walked.
+        source: BackendId,
+    },
+}
+
+macro_rules! failures {
+    ($($variant:ident, $name:literal, $doc:literal;)+) => {
+        /// How a backend failed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Failure {
+            $(#[doc = $doc] $variant,)+
+        }
+
+        impl Failure {
+            /// Every failure, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// For logs and `stats magent`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+failures! {
+    Refused, "connection refused", "Nobody listens there.";
+    Unreachable, "unreachable", "The network knows no way, or the kernel gave another error.";
+    Unresolved, "name not resolved", "The host's name has no address.";
+    ConnectTimeout, "connect timed out", "No connection within fail_ms.";
+    Reset, "connection lost", "Closed by the backend while it owed answers.";
+    Silent, "silent", "Not a byte for fail_ms while it owed answers.";
+    Desync, "answer out of step", "An answer that fits no request.";
+    Overflowed, "missed too much", "It returned, but missed more than it can be purged of.";
+    BadProbe, "not a memcached", "A probe's answer that no memcached gives.";
+    Unfinished, "not in step when the proxy last ended", "Its state file says so.";
+    Restarted, "restarted", "Another process answers at its address than before.";
+}
+
+/// How many single keys are left to copy to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Left {
+    /// None.
+    #[default]
+    None,
+    /// As few as are copied in a moment: conditional commands may wait for them.
+    Few,
+    /// More.
+    Many,
+}
+
+/// What tells one process of memcached from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its process id; always 1 in many containers.
+    pub pid: u64,
+    /// When it started, in Unix seconds: `time - uptime`.
+    pub started_unix_s: i64,
+    /// How long it had been running when it was asked, in seconds.
+    pub uptime_s: u64,
+    /// Connections that it ever accepted.
+    pub connections: u64,
+    /// Sets that it ever executed.
+    pub sets: u64,
+    /// Items that it ever stored.
+    pub items_stored: u64,
+}
+
+impl Identity {
+    /// Whether `later`, asked after `self`, cannot be the same process.
+    ///
+    /// A successor with the same process id starts later than `self` was asked. So the counters, which also fall
+    /// with `stats reset`, count only where the two starts can be too close to be told apart.
+    #[must_use]
+    pub const fn is_replaced_by(&self, later: &Self) -> bool {
+        /// Starts are told apart to the second, and the clock may have been set in between.
+        const YOUNG_S: u64 = 3;
+        let fell = later.connections < self.connections
+            || later.sets < self.sets
+            || later.items_stored < self.items_stored;
+        self.pid != later.pid
+            || self.started_unix_s.abs_diff(later.started_unix_s) > 1
+            || (fell && self.uptime_s <= YOUNG_S)
+    }
+}
+
+/// What an answered probe says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// The version, if it could be read.
+    pub version: Option<Version>,
+    /// Who answers; `None` if `stats` does not say.
+    pub identity: Option<Identity>,
+    /// Items that it holds.
+    pub items: u64,
+    /// Whether it takes the CAS unique that an item is given (meta flag `E`).
+    pub explicit_cas: bool,
+    /// `flush_all` that it ever executed.
+    pub flushes: u64,
+    /// Whether it still has connections of ours that we have given up; `None` if it cannot be told.
+    pub lingering: Option<bool>,
+}
+
+/// What was known about a backend when an earlier process of this proxy ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remains {
+    /// Who answered there.
+    pub identity: Option<Identity>,
+    /// Whether it may have missed acknowledged writes.
+    pub missed: bool,
+}
