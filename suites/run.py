@@ -30,8 +30,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 # Suites wait more than they work: for items to expire, for locks.
 JOBS = 4
-# While the proxy does not speak binary, clients wait in vain: so many seconds are enough to see it.
-LIMIT_WITHOUT_BINARY = 5
 
 
 @dataclass
@@ -142,26 +140,12 @@ def problems(suite, direct, through, explained):
 WORDS = {"both": "both times", "direct": "directly alone", "through": "through the proxy alone"}
 
 
-def problems_without_binary(suite, direct, through, explained):
-    """The same for a suite that the proxy cannot pass yet: only the direct run counts."""
-    if direct.passing and "through" not in failing(direct, through).values():
-        return ["passes through the proxy: take binary_through_proxy out of explained.toml"]
-    elsewhere = Run(direct.cases, [], 0.0)
-    entries = [entry | {"fails": "both"} for entry in explained if entry["fails"] != "through"]
-    return problems(suite, direct, elsewhere, entries)
-
-
 def run_twice(suite, magent, logs, notes):
     """Both runs of a suite: its line of the table, and its problems."""
-    without_binary = suite.binary and not notes["binary_through_proxy"]
-    limit = LIMIT_WITHOUT_BINARY if without_binary else suite.limit
     direct = run_suite(suite, None, suite.limit, logs / f"{suite.name}.direct.log")
-    through = run_suite(suite, magent, limit, logs / f"{suite.name}.through.log")
-    judge = problems_without_binary if without_binary else problems
-    found = judge(suite, direct, through, notes.get("explained", []))
+    through = run_suite(suite, magent, suite.limit, logs / f"{suite.name}.through.log")
+    found = problems(suite, direct, through, notes.get("explained", []))
     verdict = "FAILED" if found else "ok"
-    if without_binary and not found:
-        verdict = "ok, directly; not compared"
     row = f"{suite.name:<31}{direct.counts():>9}{through.counts():>9}"
     return f"{row}{direct.seconds:>7.1f} s{through.seconds:>7.1f} s  {verdict}", found
 

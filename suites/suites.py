@@ -33,8 +33,6 @@ class Suite:
     read: Callable[[str], dict[str, str]]
     # How many cases pass on a memcached: fewer would mean that the suite stopped half-way.
     passing: int
-    # Whether it needs the binary protocol.
-    binary: bool = False
     # Seconds, far above what it takes.
     limit: int = 120
     ports: tuple[int, ...] = (0,)
@@ -76,7 +74,6 @@ def python_suites(cache):
         + [f"--ignore=test/test_{name}.py" for name in ["ipv6", "sasl_integration", "tls"]],
         read=cases.pytest,
         passing=225,
-        binary=True,
         ports=(11211, 5000),
         with_socket=True,
         env={"MEMCACHED_HOST": "{host}"},
@@ -88,7 +85,6 @@ def python_suites(cache):
             command=[*pytest, "tests"],
             read=cases.pytest,
             passing={"text": 24, "binary": 40}[protocol],
-            binary=protocol == "binary",
             env={
                 "MEMCACHED_HOST": "{host}",
                 "MEMCACHED_PORT": "{port}",
@@ -123,7 +119,6 @@ def php_suites():
             command=["php", CLIENTS / "php-memcached/api.php", "{host}", "{port}", protocol],
             read=cases.tap,
             passing={"text": 105, "binary": 108}[protocol],
-            binary=protocol == "binary",
         )
         # Binary is php-memcached's default: nothing but handler and path is set.
         options = ["-d", "memcached.sess_binary_protocol=0"] if protocol == "text" else []
@@ -134,7 +129,6 @@ def php_suites():
             + options,
             read=cases.tap,
             passing=40,
-            binary=protocol == "binary",
         )
     yield Suite(
         name="pecl-memcache",
@@ -179,7 +173,6 @@ def node_suites(cache):
         command=["node", CLIENTS / "memjs/api.js", "{host}", "{port}"],
         read=cases.tap,
         passing=37,
-        binary=True,
         env={"NODE_PATH": str(modules)},
     )
 
@@ -191,7 +184,6 @@ def libmemcached_suites():
             command=["memccapable", flag, "-h", "{host}", "-p", "{port}"],
             read=cases.memccapable,
             passing=27,
-            binary=protocol == "binary",
         )
         yield Suite(
             name=f"libmemcached-tools-{protocol}",
@@ -199,7 +191,6 @@ def libmemcached_suites():
             + ["{host}", "{port}", protocol],
             read=cases.tap,
             passing={"text": 41, "binary": 38}[protocol],
-            binary=protocol == "binary",
         )
 
 
@@ -235,5 +226,4 @@ def ruby_suites():
         command=["ruby", CLIENTS / "dalli/api.rb", "{host}", "{port}"],
         read=cases.tap,
         passing=66,
-        binary=True,
     )

@@ -163,7 +163,7 @@ impl<'a> Arena<'a> {
             backend_pids: self.backends.iter().map(Process::pid).collect(),
         };
         let workload = match peer.meta {
-            Meta::Unknown if workload.read == Command::MetaGet => workload.classic(),
+            Meta::Unknown if workload.read != Command::Get => workload.classic(),
             Meta::Known | Meta::Unknown => workload.clone(),
         };
         if workload.reads() {

@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Get,
     /// `mg <key> v f`.
     MetaGet,
+    /// `Get` of the binary protocol.
+    BinaryGet,
     /// Classic `set` of the value that the key has anyway, so that gets can go on beside it.
     Set,
 }
@@ -67,6 +69,18 @@ impl Request {
                 out.extend_from_slice(b"mg ");
                 keys.write_key(index, out);
                 out.extend_from_slice(b" v f");
+            }
+            Command::BinaryGet => {
+                let start = out.len();
+                out.extend_from_slice(&[0; PACKET_HEADER_LEN]);
+                keys.write_key(index, out);
+                let key_len = out.len() - start - PACKET_HEADER_LEN;
+                let key_len = u8::try_from(key_len).expect("keys are short");
+                let header = &mut out[start..];
+                (header[0], header[3], header[11]) = (0x80, key_len, key_len);
+                // The opaque.
+                header[12..16].copy_from_slice(&index.to_be_bytes());
+                return;
             }
             Command::Set => {
                 out.extend_from_slice(b"set ");
@@ -163,6 +177,23 @@ impl Checker {
         loop {
             let rest = &bytes[used..];
             match self.state {
+                State::Line if request.command == Command::BinaryGet => {
+                    let len = packet_len(&self.partial) - self.partial.len();
+                    let (part, _) = rest.split_at(len.min(rest.len()));
+                    self.partial.extend_from_slice(part);
+                    used += part.len();
+                    if self.partial.len() < packet_len(&self.partial) {
+                        if used == bytes.len() {
+                            return Ok((used, None));
+                        }
+                        continue;
+                    }
+                    let packet = std::mem::take(&mut self.partial);
+                    let answer = self.on_packet(keys, share, request, &packet)?;
+                    if answer.is_some() {
+                        return Ok((used, answer));
+                    }
+                }
                 State::Line => {
                     let Some(end) = rest.iter().position(|&byte| byte == b'\n') else {
                         self.partial.extend_from_slice(rest);
@@ -184,15 +215,19 @@ impl Checker {
                     }
                 }
                 State::Value { index, at } => {
-                    let checked = check_value(keys, index, at, rest)?;
+                    let end: &[u8] = match request.command {
+                        Command::BinaryGet => b"",
+                        Command::Get | Command::MetaGet | Command::Set => CRLF,
+                    };
+                    let checked = check_value(keys, index, at, rest, end)?;
                     used += checked;
                     let at = at + checked;
-                    if at < keys.value_len() + CRLF.len() {
+                    if at < keys.value_len() + end.len() {
                         self.state = State::Value { index, at };
                         return Ok((used, None));
                     }
                     self.state = State::Line;
-                    if request.command == Command::MetaGet {
+                    if matches!(request.command, Command::MetaGet | Command::BinaryGet) {
                         return Ok((used, Some(Answer::Values { hits: 1, misses: 0 })));
                     }
                 }
@@ -217,6 +252,7 @@ impl Checker {
         match request.command {
             Command::Get => self.on_get_line(keys, share, request, text),
             Command::MetaGet => self.on_meta_line(keys, share, request, text),
+            Command::BinaryGet => unreachable!("its answers are no lines"),
             Command::Set => match text {
                 b"STORED" => Ok(Some(Answer::Stored)),
                 b"NOT_STORED" => Ok(Some(Answer::Error(excerpt(text)))),
@@ -278,11 +314,60 @@ impl Checker {
         self.state = State::Value { index, at: 0 };
         Ok(None)
     }
+
+    /// Handles a packet, or the part of it before its value.
+    fn on_packet(
+        &mut self,
+        keys: &Keys,
+        share: Share,
+        request: &Request,
+        packet: &[u8],
+    ) -> Result<Option<Answer>, Wrong> {
+        let wrong = |what: &str| Wrong::line(what, packet);
+        let number = |range: std::ops::Range<usize>| {
+            let digits = packet[range].iter();
+            digits.fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+        };
+        let index = share.index(request.first);
+        if packet[..2] != [0x81, 0] || number(12..16) != u64::from(index) {
+            return Err(wrong("not an answer to this packet"));
+        }
+        match number(6..8) {
+            0 => {}
+            1 => return Ok(Some(Answer::Values { hits: 0, misses: 1 })),
+            _ => {
+                let text = excerpt(&packet[PACKET_HEADER_LEN..]);
+                return Ok(Some(Answer::Error(text)));
+            }
+        }
+        let flags = Keys::client_flags(index).to_be_bytes();
+        if packet[PACKET_HEADER_LEN..] != flags || number(8..12) != len_of(keys) + 4 {
+            return Err(wrong("wrong flags or length"));
+        }
+        self.state = State::Value { index, at: 0 };
+        Ok(None)
+    }
 }
 
-/// Compares as much of `bytes` as belongs to the value of `index` or the line end behind it, of
-/// which `at` bytes came before.
-fn check_value(keys: &Keys, index: u32, at: usize, bytes: &[u8]) -> Result<usize, Wrong> {
+/// Bytes of a packet of which `start` has come: of one with a value, up to that.
+fn packet_len(start: &[u8]) -> usize {
+    match start.get(..PACKET_HEADER_LEN) {
+        None => PACKET_HEADER_LEN,
+        Some([_, _, _, _, extras_len, _, 0, 0, ..]) => PACKET_HEADER_LEN + usize::from(*extras_len),
+        // An error has a short text.
+        Some(header) => PACKET_HEADER_LEN + usize::from(header[11]),
+    }
+}
+
+/// Compares as much of `bytes` as belongs to the value of `index` or `end` behind it, of which `at`
+/// bytes came before.
+fn check_value(
+    keys: &Keys,
+    index: u32,
+    at: usize,
+    bytes: &[u8],
+    end: &[u8],
+) -> Result<usize, Wrong> {
     let value = keys.value(index);
     let mut used = 0;
     if at < value.len() {
@@ -300,7 +385,7 @@ fn check_value(keys: &Keys, index: u32, at: usize, bytes: &[u8]) -> Result<usize
         }
     }
     if let Some(line_end_at) = (at + used).checked_sub(value.len()) {
-        let expected = &CRLF[line_end_at..];
+        let expected = &end[line_end_at..];
         let count = expected.len().min(bytes.len() - used);
         let line_end = &bytes[used..used + count];
         if line_end != &expected[..count] {
@@ -334,6 +419,8 @@ fn excerpt(bytes: &[u8]) -> String {
 }
 
 const CRLF: &[u8] = b"\r\n";
+
+const PACKET_HEADER_LEN: usize = 24;
 
 /// Keys in one request; `Request::seen` has a bit for each.
 pub(crate) const KEYS_PER_REQUEST_MAX: u32 = u128::BITS;

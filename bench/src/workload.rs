@@ -50,7 +50,7 @@ impl Workload {
         self.set_percent < 100
     }
 
-    /// The same with classic gets, for a proxy that does not know meta commands.
+    /// The same with classic gets, for a proxy that knows nothing else.
     pub(crate) fn classic(&self) -> Self {
         Self {
             read: Command::Get,
@@ -124,6 +124,19 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         name: "meta-get",
         about: "mg of 100 B with value and flags, 50 connections (classic get where mg is unknown)",
         read: Command::MetaGet,
+        ..GET
+    },
+    Workload {
+        name: "binary-get",
+        about: "get of 100 B in the binary protocol, 50 connections (classic get where it is unknown)",
+        read: Command::BinaryGet,
+        ..GET
+    },
+    Workload {
+        name: "binary-piped",
+        about: "the same, 16 requests in flight on each connection",
+        read: Command::BinaryGet,
+        depth: 16,
         ..GET
     },
     Workload {

@@ -29,7 +29,11 @@ fn every_workload_runs_on_plain_memcacheds() {
         "{table}"
     );
     let lines = std::fs::read_to_string(csv).unwrap();
-    assert_eq!(lines.lines().count(), 1 + 9, "a line per workload\n{lines}");
+    assert_eq!(
+        lines.lines().count(),
+        1 + 11,
+        "a line per workload\n{lines}"
+    );
 }
 
 #[test]

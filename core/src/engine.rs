@@ -14,6 +14,7 @@
 //! | What leaves for a backend, when? | `backends`, `gather`, `encode`, `explicit` |
 //! | Whose answer is this? | `answers` |
 //! | How does it reach the client? | `replies`, `send_queue` |
+//! | And if the client speaks binary? | `binary` |
 //! | What if a backend is silent? | `hedge` |
 //! | What did a backend miss? | `purge`, `remembered` |
 //!
@@ -35,6 +36,7 @@
 
 mod answers;
 mod backends;
+mod binary;
 mod broadcast;
 mod clients;
 mod encode;
@@ -223,6 +225,8 @@ pub struct Engine {
 
     placement: Arc<Placement>,
     view: Arc<View>,
+    /// Whether a backend of it is known not to understand meta commands.
+    lacks_meta: bool,
     settled: u64,
     acknowledged: u64,
     /// Writes under way that were sent under the epoch in force, and under earlier ones.
@@ -299,6 +303,7 @@ impl Engine {
             memory_len: 0,
             placement: shared.placement,
             view: Arc::new(View::initial(config.backends.len())),
+            lacks_meta: false,
             settled: 0,
             acknowledged: 0,
             writes_of_epoch: 0,
@@ -492,6 +497,7 @@ impl Engine {
     fn on_view(&mut self, now: Time, view: &Arc<View>) {
         assert!(view.epoch > self.view.epoch, "the keeper's epochs grow");
         let before = std::mem::replace(&mut self.view, Arc::clone(view));
+        self.lacks_meta = view.without_meta().next().is_some();
         self.fill.on_view(&before, view);
         self.writes_of_older += self.writes_of_epoch;
         self.writes_of_epoch = 0;

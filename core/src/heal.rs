@@ -50,7 +50,7 @@ use crate::breaks::Breaks;
 use crate::config::{Config, Limits, ProcessInfo};
 use crate::engine::ConnectionId;
 use crate::keeper::{Failure, Report};
-use crate::placement::{Phase, Placement, Standing, Version, View, plan};
+use crate::placement::{Phase, Placement, Standing, View, plan};
 use crate::stats::Progress;
 use crate::{BackendId, Time};
 
@@ -116,13 +116,6 @@ pub enum Output {
     /// Nothing to do before this moment, or before something happens.
     Wait(Option<Time>),
 }
-
-/// The first version whose meta commands are those of today.
-const META_SINCE: Version = Version {
-    major: 1,
-    minor: 6,
-    patch: 10,
-};
 
 /// The machine. See the module's page.
 #[derive(Debug)]

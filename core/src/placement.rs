@@ -174,6 +174,15 @@ impl View {
             backends: vec![backend; backends],
         }
     }
+
+    /// Backends that are known not to understand today's meta commands.
+    pub fn without_meta(&self) -> impl Iterator<Item = BackendId> + '_ {
+        let is_old = |version: Version| version < Version::META_SINCE;
+        let backends = (0..).map(BackendId).zip(&self.backends);
+        backends
+            .filter(move |(_, backend)| backend.version.is_some_and(is_old))
+            .map(|(id, _)| id)
+    }
 }
 
 macro_rules! phases {
@@ -218,6 +227,13 @@ pub struct Version {
 }
 
 impl Version {
+    /// The first one whose meta commands are those of today.
+    pub(crate) const META_SINCE: Self = Self {
+        major: 1,
+        minor: 6,
+        patch: 10,
+    };
+
     /// Reads `1.6.18` and what distributions append to it, such as `1.6.18_beta1` or `1.5.22-ubuntu`.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {

@@ -15,6 +15,7 @@
 //!
 //! Not here: payloads (the engine counts their bytes), what a request does (`engine`).
 
+pub mod binary;
 mod classic;
 #[cfg(any(test, fuzzing))]
 mod laws;
@@ -23,7 +24,7 @@ mod number;
 pub mod response;
 
 #[cfg(any(test, fuzzing))]
-pub use laws::{fuzz_canary, fuzz_request, fuzz_response};
+pub use laws::{fuzz_canary, fuzz_packet, fuzz_request, fuzz_response};
 pub use number::encode_decimal;
 pub(crate) use number::{Decimal, parse_unsigned};
 

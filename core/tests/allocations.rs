@@ -6,6 +6,8 @@
     reason = "a test's way to say that a step failed"
 )]
 
+mod packets;
+
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -143,9 +145,8 @@ impl Bench {
     fn check(&mut self, request: &[u8], answers: &[u8], answer: &[u8]) {
         const ROUNDS: usize = 200;
         let expected = answer.len() * self.clients.len();
-        let text = std::str::from_utf8(request).unwrap();
         let requests: Vec<_> = (0..self.clients.len())
-            .map(|number| text.replace("##", &format!("{number:02}")).into_bytes())
+            .map(|number| with_number(request, number))
             .collect();
         // Until every buffer has been used.
         for _ in 0..ROUNDS {
@@ -158,6 +159,14 @@ impl Bench {
         });
         assert_eq!(counted.count_total, 0, "{}", request.escape_ascii());
     }
+}
+
+fn with_number(request: &[u8], number: usize) -> Vec<u8> {
+    let mut request = request.to_vec();
+    if let Some(at) = request.windows(2).position(|pair| pair == b"##") {
+        request[at..at + 2].copy_from_slice(format!("{number:02}").as_bytes());
+    }
+    request
 }
 
 #[test]
@@ -228,4 +237,32 @@ fn uniques_that_are_chosen() {
         b"HD c7\r\n",
         b"HD c281474976710663\r\n",
     );
+}
+
+#[test]
+fn quiet_batches_of_binary_clients() {
+    let request = [
+        packets::bare(0x0d, "a", "").bytes(),
+        packets::bare(0x0d, "b", "").bytes(),
+        packets::noop().bytes(),
+    ];
+    let answers = [&b"VALUE b 0 5 7\r\nvalue\r\n".repeat(5)[..], b"END\r\n"].concat();
+    let answer = vec![0; 24 + 4 + "bvalue".len() + 24];
+    Bench::new(1, 0, 5).check(&request.concat(), &answers, &answer);
+}
+
+#[test]
+fn writes_of_binary_clients_with_a_second_copy() {
+    let mut bench = Bench::new(1, 1, 20).with_marks(false);
+    let set = packets::store(0x01, "key##", "value").bytes();
+    bench.check(&set, &b"HD c7\r\n".repeat(20), &[0; 24]);
+    let delete = packets::bare(0x04, "key##", "").bytes();
+    bench.check(&delete, &b"HD\r\n".repeat(20), &[0; 24]);
+    let mut bench = Bench::new(1, 0, 20);
+    let count = packets::count(0x05, "key##", 1, 2, 3).bytes();
+    bench.check(&count, &b"VA 2 c7\r\n10\r\n".repeat(20), &[0; 32]);
+    let touch = packets::touch(0x1c, "key##", 3).bytes();
+    bench.check(&touch, &b"HD f5 c7\r\n".repeat(20), &[0; 28]);
+    let get = packets::bare(0x00, "a key##", "").bytes();
+    bench.check(&get, &b"VA 5 f5 c7\r\nvalue\r\n".repeat(20), &[0; 33]);
 }

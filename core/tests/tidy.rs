@@ -14,6 +14,7 @@ mod documents;
 mod files;
 #[path = "tidy/limits.rs"]
 mod limits;
+mod packets;
 mod rig;
 #[path = "tidy/sources.rs"]
 mod sources;

@@ -167,6 +167,8 @@ struct Control {
     changes: Changes,
     failures: RateLimiter<BackendId>,
     found: UnboundedSender<Found>,
+    /// Whether the log says already that a backend is old.
+    told_of_old: bool,
     to_tell: VecDeque<Tell>,
     /// How many of them wait for the write under way and not for another.
     covered: usize,
@@ -213,6 +215,7 @@ impl Control {
             ledger,
             failures: RateLimiter::new(FAILURES_LOGGED_PER_MINUTE, 60_000),
             found,
+            told_of_old: false,
             to_tell: VecDeque::new(),
             covered: 0,
             ended: 0,

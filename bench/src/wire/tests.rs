@@ -225,6 +225,46 @@ fn meta_get() {
 }
 
 #[test]
+fn binary_get() {
+    let keys = keys();
+    let get = Request::new(Command::BinaryGet, 4, 1, 0);
+    let packet = |status: u8, index: u32, extras: &[u8], value: &[u8]| {
+        let mut out = vec![0; PACKET_HEADER_LEN];
+        (out[0], out[4], out[7]) = (0x81, u8::try_from(extras.len()).unwrap(), status);
+        out[11] = u8::try_from(extras.len() + value.len()).unwrap();
+        out[12..16].copy_from_slice(&index.to_be_bytes());
+        [&out, extras, value].concat()
+    };
+    let flags = Keys::client_flags(4).to_be_bytes();
+    let miss = packet(1, 4, b"", b"Not found");
+    for (answer, expected) in [
+        (
+            packet(0, 4, &flags, keys.value(4)),
+            Some(Answer::Values { hits: 1, misses: 0 }),
+        ),
+        (miss, Some(Answer::Values { hits: 0, misses: 1 })),
+        (
+            packet(0x86, 4, b"", b"busy"),
+            Some(Answer::Error("busy".into())),
+        ),
+        (packet(0, 4, &flags, keys.value(5)), None),
+        (packet(0, 5, &flags, keys.value(4)), None),
+    ] {
+        for piece in 1..=answer.len() {
+            let outcome = feed(&get, &answer, piece);
+            assert_eq!(
+                outcome.ok(),
+                expected.clone().map(|e| (answer.len(), Some(e)))
+            );
+        }
+    }
+    let mut asked = Vec::new();
+    get.encode(&keys, Share::new(&keys, 0, 1), &mut asked);
+    assert_eq!(asked[..4], [0x80, 0, 0, 17]);
+    assert_eq!(asked[PACKET_HEADER_LEN..], *b"bench:10:00000004");
+}
+
+#[test]
 fn set() {
     let set = Request::new(Command::Set, 4, 1, 0);
     check(&set, b"STORED\r\n", Some(&Answer::Stored));

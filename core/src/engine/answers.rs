@@ -11,7 +11,7 @@
 use super::backends::{Leg, Pending, Receiving};
 use super::exchange::{Exchange, ExchangeId, Form, Verdict};
 use super::send_queue::QUEUE_LEN_MIN;
-use super::{ConnectionId, Engine, encode, explicit};
+use super::{ConnectionId, Engine, binary, encode, explicit};
 use crate::breaks::Break;
 use crate::cas;
 use crate::keeper::Failure;
@@ -235,6 +235,7 @@ impl Engine {
             unreachable!("called while a payload arrives");
         };
         let count = data.len().min(receiving.remaining);
+        let value_len = count.min(receiving.remaining.saturating_sub(b"\r\n".len()));
         let (chunk, exchange) = (&data[..count], receiving.exchange);
         receiving.remaining -= count;
         let over = receiving.remaining == 0;
@@ -252,12 +253,18 @@ impl Engine {
         receiving.discard |= is_unwanted(this);
         let (discard, of_follower) = (receiving.discard, receiving.of_follower);
         let stream = receiving.stream;
+        // A packet's value ends by its length.
+        let kept = if this.asked.is_some() {
+            &chunk[..value_len]
+        } else {
+            chunk
+        };
         if discard {
             // Read, and dropped.
         } else if of_follower {
-            this.follower_reply.extend_from_slice(chunk);
+            this.follower_reply.extend_from_slice(kept);
         } else {
-            this.reply.extend_from_slice(chunk);
+            this.reply.extend_from_slice(kept);
         }
         if over {
             if let Some(receiving) = self.backends[id.index()].receiving.take() {
@@ -479,9 +486,13 @@ fn asks_for_value(exchange: &Exchange) -> bool {
     exchange.letters.has(b'v') && !exchange.wire.starts_with(MetaVerb::Set.wire())
 }
 
-/// Appends the first line of an answer, its CAS unique marked, with the key where the proxy echoes it in the
+/// Appends the first line of an answer, or the header of a packet that tells a value, its CAS unique marked,
+/// with the key where the proxy echoes it in the
 /// backend's stead.
 pub(super) fn echo(exchange: &Exchange, raw: &[u8], mark: u16, reply: &mut Vec<u8>) {
+    if exchange.asked.is_some() && binary::encode_hit(exchange, raw, mark, reply) {
+        return;
+    }
     cas::mark_answer(raw, mark, reply);
     encode::echo_key(exchange, reply);
 }

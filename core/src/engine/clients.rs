@@ -11,9 +11,11 @@
 
 use std::collections::VecDeque;
 
+use super::binary::Asked;
 use super::exchange::{ExchangeId, Kind};
 use super::send_queue::SendQueue;
 use super::{ClientId, Engine, Output};
+use crate::proto::binary::REQUEST_MAGIC;
 use crate::proto::{self, Bad, GetVerb, ParseLimits, Parsed, ProtoError, Request, Told};
 use crate::stats::Counter;
 use crate::{Time, config};
@@ -33,6 +35,9 @@ pub(crate) struct Client {
     pub(super) queue: VecDeque<ExchangeId>,
     /// Bytes that are not parsed yet: a part of a line, or more than may be under way.
     pub(super) inbox: Vec<u8>,
+    pub(super) protocol: Protocol,
+    /// The packet that is being read: the exchange that it becomes answers it.
+    pub(super) asked: Option<Asked>,
     pub(super) reading: Reading,
     pub(super) unsent: SendQueue,
     /// Moving average of its answers' bytes: bounds what it may have under way.
@@ -44,10 +49,21 @@ pub(crate) struct Client {
     pub(super) dirty: bool,
 }
 
+/// What a client speaks, for as long as it is connected: its first byte tells.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// It has not said anything.
+    #[default]
+    Unknown,
+    /// Classic or meta, line by line.
+    Text,
+    Binary,
+}
+
 /// What the next byte is a part of.
 #[derive(Debug, Default)]
 pub(super) enum Reading {
-    /// A request line.
+    /// A request line, or the part of a packet before its value.
     #[default]
     Lines,
     /// A payload; `large` is where it goes if it is too large for the exchange's own buffer.
@@ -87,6 +103,17 @@ impl Client {
             && memchr::memchr(b'\n', data).is_none()
     }
 
+    /// What a client speaks whose next request begins with `byte`.
+    fn speaks(&mut self, byte: u8) -> Protocol {
+        if self.protocol == Protocol::Unknown {
+            self.protocol = match byte {
+                REQUEST_MAGIC => Protocol::Binary,
+                _ => Protocol::Text,
+            };
+        }
+        self.protocol
+    }
+
     pub(crate) fn id_if_open(&self, index: usize) -> Option<ClientId> {
         let index = u32::try_from(index).expect("clients are indexed by u32");
         self.open.then_some(ClientId {
@@ -115,6 +142,8 @@ impl Engine {
         });
         let client = &mut self.clients[index as usize];
         client.open = true;
+        client.protocol = Protocol::Unknown;
+        client.asked = None;
         client.reading = Reading::Lines;
         client.answer_len_average = ANSWER_LEN_FIRST;
         self.clients_open += 1;
@@ -453,26 +482,40 @@ impl Engine {
                         // It is looked at again at the end of every turn in which it is touched.
                         return used;
                     }
-                    match proto::parse_request(rest, &self.parse_limits) {
-                        Parsed::NeedMore => return used,
-                        // It concerns every key, so it must not overtake a write that waits for its key.
-                        Parsed::Item {
-                            item: Request::FlushAll { .. },
-                            ..
-                        } if self.owes(id) => {
-                            self.clients[id.index as usize].held_back = true;
-                            return used;
-                        }
-                        Parsed::Item { item, used: line } => {
-                            used += line;
-                            self.start(now, id, &item);
-                        }
-                        Parsed::Bad(bad) => {
-                            used += bad.used;
-                            self.refuse_request(id, bad);
-                        }
+                    let client = &mut self.clients[id.index as usize];
+                    let request = match client.speaks(rest[0]) {
+                        Protocol::Binary => self.read_packet(now, id, rest),
+                        Protocol::Text | Protocol::Unknown => self.read_line(now, id, rest),
+                    };
+                    match request {
+                        Some(len) => used += len,
+                        None => return used,
                     }
                 }
+            }
+        }
+    }
+
+    /// Makes exchanges of the line at the start of `data`; yields how many bytes it used, or `None` if it has to
+    /// wait.
+    fn read_line(&mut self, now: Time, id: ClientId, data: &[u8]) -> Option<usize> {
+        match proto::parse_request(data, &self.parse_limits) {
+            Parsed::NeedMore => None,
+            // It concerns every key, so it must not overtake a write that waits for its key.
+            Parsed::Item {
+                item: Request::FlushAll { .. },
+                ..
+            } if self.owes(id) => {
+                self.clients[id.index as usize].held_back = true;
+                None
+            }
+            Parsed::Item { item, used } => {
+                self.start(now, id, &item);
+                Some(used)
+            }
+            Parsed::Bad(bad) => {
+                self.refuse_request(id, bad);
+                Some(bad.used)
             }
         }
     }
@@ -521,7 +564,10 @@ impl Engine {
         let this = &mut self.exchanges[exchange];
         this.client = Some(id);
         this.kind = kind;
-        self.clients[id.index as usize].queue.push_back(exchange);
+        let client = &mut self.clients[id.index as usize];
+        this.asked = client.asked;
+        this.part = client.asked.is_some_and(Asked::is_part);
+        client.queue.push_back(exchange);
         exchange
     }
 }

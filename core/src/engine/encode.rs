@@ -99,18 +99,30 @@ pub(crate) fn delete(exchange: &Exchange, line: &mut Vec<u8>) -> Form {
 
 /// Writes the deletion of a remembered key, which may hold any byte.
 pub(crate) fn purge(key: &[u8], line: &mut Vec<u8>) {
-    // What classic requests can name: anything but blanks and what ends or cuts a line. All other keys came
-    // in base64, so they are short enough for it: a token of 250 characters carries 187 bytes.
-    if !key.iter().any(|byte| matches!(byte, 0 | b' ' | b'\n')) {
+    // Keys that classic requests cannot name came in base64, or were sent in it, so they are short enough for
+    // it: a token of 250 characters, padding included, carries 186 bytes.
+    if is_nameable(key) {
         classic_delete(key, line);
-        return;
+    } else {
+        let mut encoded = [0; ENCODED_LEN_MAX];
+        meta::encode_delete(base64(key, &mut encoded), true, line);
     }
-    const ENCODED_LEN_MAX: usize = KEY_LEN_MAX.div_ceil(3) * 4;
-    let mut encoded = [0; ENCODED_LEN_MAX];
+}
+
+/// Whether classic requests can name a key: anything but blanks and what ends or cuts a line.
+pub(crate) fn is_nameable(key: &[u8]) -> bool {
+    !key.iter().any(|byte| matches!(byte, 0 | b' ' | b'\n'))
+}
+
+/// Length of the longest key in base64.
+pub(crate) const ENCODED_LEN_MAX: usize = KEY_LEN_MAX.div_ceil(3) * 4;
+
+/// A key in base64.
+pub(crate) fn base64<'a>(key: &[u8], encoded: &'a mut [u8; ENCODED_LEN_MAX]) -> &'a [u8] {
     let len = STANDARD
-        .encode_slice(key, &mut encoded)
+        .encode_slice(key, encoded)
         .expect("the buffer holds the longest key");
-    meta::encode_delete(&encoded[..len], true, line);
+    &encoded[..len]
 }
 
 /// Writes the answer of an `mg` that finds nothing, with what the client asked to be repeated: a client

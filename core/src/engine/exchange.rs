@@ -14,6 +14,7 @@ use std::ops::{Index, IndexMut, Range};
 use std::sync::Arc;
 
 use super::ClientId;
+use super::binary::Asked;
 use crate::proto::{GetVerb, Letters};
 use crate::{BackendId, Time};
 
@@ -159,6 +160,8 @@ pub(crate) struct Exchange {
     /// Who is to be answered; `None` once answered or gone.
     pub client: Option<ClientId>,
     pub kind: Kind,
+    /// `Some` if a packet of the binary protocol asked: its answer is one too.
+    pub asked: Option<Asked>,
     pub quiet: Quiet,
     /// Whether it is the last key of a classic get: `END` follows its answer.
     pub last: bool,
@@ -217,6 +220,7 @@ impl Exchange {
         Self {
             client: None,
             kind: Kind::Local,
+            asked: None,
             quiet: Quiet::No,
             last: false,
             part: false,

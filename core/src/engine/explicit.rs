@@ -158,7 +158,7 @@ fn encode_store(store: &Store<'_>, mark: u16, push: &mut impl FnMut(&[u8])) {
 }
 
 /// Longest value of a translated store on a condition: half of what memcached takes by default (`-I`).
-const VALUE_LEN_MAX: u32 = 512 * 1024;
+pub(super) const VALUE_LEN_MAX: u32 = 512 * 1024;
 
 /// Whether both protocols understand a classic store alike.
 fn is_plain(store: &Store<'_>) -> bool {

@@ -356,7 +356,7 @@ impl Engine {
         let mut line = std::mem::take(&mut this.follower_reply);
         line.clear();
         answers::echo(this, raw, mark, &mut line);
-        if this.kind == Kind::Read {
+        if this.kind == Kind::Read && this.asked.is_none() {
             yield_win(&mut line);
         }
         this.follower_reply = line;

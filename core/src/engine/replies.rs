@@ -57,7 +57,11 @@ impl Engine {
             this.reply.clear();
             this.reply.extend_from_slice(instead);
         }
-        if this.last {
+        if this.asked.is_some() {
+            self.speak_binary(exchange);
+        }
+        let this = &mut self.exchanges[exchange];
+        if this.last && this.asked.is_none() {
             this.reply.extend_from_slice(b"END\r\n");
         }
         match this.quiet {
@@ -118,6 +122,11 @@ impl Engine {
             }
             exchanges.release(head);
         }
+        // Quiet gets that nothing follows must not wait for what a client may never send.
+        leaves |= client
+            .queue
+            .front()
+            .is_none_or(|&head| exchanges[head].kind == Kind::Upload);
         if leaves || client.unsent.len() >= TOGETHER_LEN_MAX {
             self.touch_client(id);
         }

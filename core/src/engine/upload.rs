@@ -19,7 +19,7 @@ use crate::proto::ProtoError;
 use crate::stats::Counter;
 
 impl Engine {
-    /// `value_len` bytes and CR LF follow. Memory is counted as they come: a client that announces a large
+    /// `value_len` bytes and, in text, CR LF follow. Memory is counted as they come: a client that announces a large
     /// value and does not send it must not take the room of others.
     pub(super) fn expect_payload(
         &mut self,
@@ -29,22 +29,29 @@ impl Engine {
         value_len: u32,
     ) {
         const RESERVED_LEN_MAX: usize = 1024 * 1024;
-        let remaining = value_len as usize + 2;
+        let end_len = match self.exchanges[exchange].asked {
+            Some(_) => 0,
+            None => b"\r\n".len(),
+        };
+        let remaining = value_len as usize + end_len;
         if u64::from(value_len) > self.limits.value_len_max {
             self.count(Counter::ProtocolErrors);
             self.refuse_payload(now, id, exchange, remaining, ProtoError::TooLarge.wire());
             return;
         }
-        let large = (remaining >= QUEUE_LEN_MIN)
-            .then(|| Vec::with_capacity(remaining.min(RESERVED_LEN_MAX)));
+        let room = value_len as usize + b"\r\n".len();
+        let large = (room >= QUEUE_LEN_MIN).then(|| Vec::with_capacity(room.min(RESERVED_LEN_MAX)));
         if large.is_none() {
-            self.exchanges[exchange].wire.reserve(remaining);
+            self.exchanges[exchange].wire.reserve(room);
         }
         self.clients[id.index as usize].reading = Reading::Payload {
             exchange,
             remaining,
             large,
         };
+        if remaining == 0 {
+            self.on_payload(now, id);
+        }
     }
 
     /// Drops what is left of a payload that cannot be taken. As with memcached, a set that is refused leaves
@@ -111,12 +118,28 @@ impl Engine {
             None => &mut self.exchanges[exchange].wire,
         };
         target.extend_from_slice(&data[..count]);
-        if *remaining > 0 {
-            return count;
+        if *remaining == 0 {
+            self.on_payload(now, id);
+        }
+        count
+    }
+
+    /// A payload is complete.
+    fn on_payload(&mut self, now: Time, id: ClientId) {
+        let client = &mut self.clients[id.index as usize];
+        let Reading::Payload {
+            exchange, large, ..
+        } = std::mem::take(&mut client.reading)
+        else {
+            unreachable!("called while reading a payload");
+        };
+        let mut large = large;
+        let this = &mut self.exchanges[exchange];
+        let target = large.as_mut().unwrap_or(&mut this.wire);
+        if this.asked.is_some() {
+            target.extend_from_slice(b"\r\n");
         }
         let complete = target.ends_with(b"\r\n");
-        let large = large.take();
-        client.reading = Reading::Lines;
         let this = &mut self.exchanges[exchange];
         this.payload = large.map(Arc::new);
         if complete {
@@ -132,7 +155,6 @@ impl Engine {
             self.free_payload(exchange);
             self.complete(exchange);
         }
-        count
     }
 
     /// The payload is needed no more.

@@ -28,6 +28,7 @@ use super::target::{Key, Share, ShareState};
 use super::wire::{self, Attributes, WalkLine};
 use super::{Healer, Role, State};
 use crate::keeper::Report;
+use crate::placement::Version;
 use crate::proto::response::{Line, RESPONSE_LINE_LEN_MAX, parse_line};
 use crate::proto::{KEY_LEN_MAX, Parsed};
 use crate::{BackendId, Time};
@@ -564,7 +565,7 @@ impl Healer {
     pub(super) fn speaks_meta(&self, backend: BackendId) -> bool {
         let view = &self.view.backends[backend.index()];
         view.version
-            .is_none_or(|version| version >= super::META_SINCE)
+            .is_none_or(|version| version >= Version::META_SINCE)
     }
 }
 

@@ -3,6 +3,7 @@
 //! The fuzz targets in `fuzz/` and the property tests below call the same functions, so that neither
 //! can rot. Compiled for tests and for fuzzing only.
 
+use super::binary::{HEADER_LEN, Packet, REQUEST_MAGIC, Status, encode_status, parse_packet};
 use super::response::{Line, ParsedLine, RESPONSE_LINE_LEN_MAX, parse_line};
 use super::{KEY_LEN_MAX, Meta, MetaVerb, ParseLimits, Parsed, ProtoError, Request, Store, meta};
 
@@ -25,6 +26,74 @@ pub fn fuzz_request(bytes: &[u8]) {
         };
         rest = behind;
     }
+}
+
+/// Reads `bytes` as a client's pipeline of packets and checks each.
+pub fn fuzz_packet(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some(taken) = check_packet(rest) {
+        let Some(behind) = rest.get(taken..) else {
+            return;
+        };
+        rest = behind;
+    }
+}
+
+/// Checks the packet at the start of `buf`; yields its length with its value, or what must be dropped, if one
+/// may follow.
+fn check_packet(buf: &[u8]) -> Option<usize> {
+    let parsed = parse_packet(buf);
+    let used = match parsed {
+        Parsed::NeedMore => {
+            assert!(buf.len() < HEADER_LEN + usize::from(u8::MAX) + KEY_LEN_MAX);
+            return None;
+        }
+        Parsed::Item { used, .. } => used,
+        Parsed::Bad(refused) => refused.used,
+    };
+    assert!(used <= buf.len(), "used more than there is");
+    assert_eq!(
+        parse_packet(&buf[..used]),
+        parsed,
+        "what follows changes nothing"
+    );
+    for cut in 0..used {
+        assert_eq!(parse_packet(&buf[..cut]), Parsed::NeedMore, "cut at {cut}");
+    }
+    match parsed {
+        Parsed::Item { item, .. } => {
+            check_packet_parts(&item, buf, used);
+            Some(used + item.value_len as usize)
+        }
+        Parsed::Bad(refused) if refused.keeps_framing => {
+            Some(used + usize::try_from(refused.swallow).expect("a body has less than 2^32 bytes"))
+        }
+        Parsed::Bad(_) | Parsed::NeedMore => None,
+    }
+}
+
+fn check_packet_parts(packet: &Packet<'_>, buf: &[u8], used: usize) {
+    assert_eq!(buf[..2], [REQUEST_MAGIC, packet.opcode.code]);
+    assert!(packet.key.len() <= KEY_LEN_MAX);
+    assert_eq!([packet.extras, packet.key].concat(), buf[HEADER_LEN..used]);
+    let body_len = u32::from_be_bytes([buf[8], buf[9], buf[10], buf[11]]) as usize;
+    assert_eq!(used + packet.value_len as usize, HEADER_LEN + body_len);
+    // Whatever the extras are.
+    let _numbers = (
+        packet.client_flags(),
+        packet.exptime(),
+        packet.delta(),
+        packet.initial(),
+    );
+    let mut answer = Vec::new();
+    encode_status(
+        packet.opcode.code,
+        packet.opaque,
+        Status::Invalid,
+        &mut answer,
+    );
+    assert_eq!(answer.len(), HEADER_LEN + Status::Invalid.text().len());
+    assert_eq!(answer[12..16], buf[12..16], "the opaque comes back");
 }
 
 /// Reads `bytes` as a backend's pipeline of responses and checks each line.
@@ -251,6 +320,24 @@ mod tests {
         fn laws_of_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..900)) {
             fuzz_request(&bytes);
             fuzz_response(&bytes);
+            fuzz_packet(&bytes);
+        }
+
+        /// Most headers of small numbers mean something.
+        #[test]
+        fn laws_of_packets(
+            packets in proptest::collection::vec(
+                (any::<u8>(), proptest::array::uniform3(0..12_u8), 0..40_usize),
+                0..20,
+            ),
+        ) {
+            let mut bytes = Vec::new();
+            for (code, [key_len, extras_len, body_len], len) in packets {
+                bytes.extend([REQUEST_MAGIC, code % 0x28, 0, key_len, extras_len, 0, 0, 0]);
+                bytes.extend([0, 0, 0, body_len]);
+                bytes.resize(bytes.len() + 12 + len, b'k');
+            }
+            fuzz_packet(&bytes);
         }
     }
 
@@ -264,10 +351,12 @@ mod tests {
             &[&[b' '; 310], b"get a\r\n".as_slice()].concat(),
             &[&[b' '; 298], b"get a\r\n".as_slice()].concat(),
             &[b"get ".as_slice(), &[b'k'; 700]].concat(),
+            b"\x80\x01\0\x01\x08\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0kv",
             b"VALUE a 0 1\r\nA\r\nEND\r\nHD k O1\r\nEN\r\n17\r\nSTAT pid 1\r\n",
         ] {
             fuzz_request(bytes);
             fuzz_response(bytes);
+            fuzz_packet(bytes);
             fuzz_canary(bytes);
         }
     }

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use magent_core::keeper::{Left, Report};
 use magent_core::placement::{Phase, View, plan};
 use magent_core::{BackendId, WorkerId};
@@ -177,12 +179,21 @@ impl Rig {
             return;
         };
         let (flags, ttl) = (item.client_flags, item.ttl_s.unwrap_or(0));
-        let rest = format!(" {flags} {ttl} {}\r\n", item.value.len());
-        let request = [b"add ", key, rest.as_bytes(), item.value, b"\r\n"].concat();
+        let len = item.value.len();
+        // Some keys can be named in base64 only.
+        let mut encoded = [0; 336];
+        let encoded_len = STANDARD.encode_slice(key, &mut encoded).unwrap();
+        let (key, key_form) = if key.iter().any(|byte| matches!(byte, b' ' | b'\n' | 0)) {
+            (&encoded[..encoded_len], " b")
+        } else {
+            (key, "")
+        };
+        let rest = format!(" {len} F{flags} T{ttl} ME{key_form}\r\n");
+        let request = [b"ms ", key, rest.as_bytes(), item.value, b"\r\n"].concat();
         let store = self.peers[target.index()].store.as_mut().unwrap();
         let mut out = Vec::new();
         let next = Session::new().receive(store, now, &request, &mut out);
         assert_eq!(next, magent_node::Next::Continue);
-        assert!(matches!(&out[..], b"STORED\r\n" | b"NOT_STORED\r\n"));
+        assert!(matches!(&out[..], b"HD\r\n" | b"NS\r\n"));
     }
 }

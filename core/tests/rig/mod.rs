@@ -238,8 +238,12 @@ impl Rig {
 
     /// What a client has been answered since the last call.
     pub(crate) fn got(&mut self, client: ClientId) -> String {
-        let answer = std::mem::take(self.answers.get_mut(&client).unwrap());
-        String::from_utf8_lossy(&answer).into_owned()
+        String::from_utf8_lossy(&self.got_bytes(client)).into_owned()
+    }
+
+    /// The same, byte by byte.
+    pub(crate) fn got_bytes(&mut self, client: ClientId) -> Vec<u8> {
+        std::mem::take(self.answers.get_mut(&client).unwrap())
     }
 
     /// What a backend has been sent since the last call.

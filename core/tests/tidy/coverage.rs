@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use magent_core::proto::binary::{Command as BinaryCommand, OPCODES, Opcode, Shape};
 use magent_core::proto::meta::{FLAGS, Flag, Purpose, Token};
 use magent_core::proto::{MetaVerb, ProtoError};
 
 use super::files::{all, assert_generated, read};
+use super::packets;
 use super::rig::Rig;
 use super::{assert_none, assert_same};
 
@@ -142,15 +144,79 @@ fn document() -> String {
     );
     commands(&mut out, "Classic text protocol", CLASSIC);
     commands(&mut out, "Meta protocol", META);
+    binary(&mut out);
     refused(&mut out);
     flags(&mut out);
     errors(&mut out);
-    out.push_str(
-        "## Not spoken\n\n\
-         The binary protocol, UDP, SASL and TLS. \
-         A binary request is taken for a line: it is answered `ERROR`, or given up when no line end comes.\n",
-    );
+    out.push_str("## Not spoken\n\nUDP, SASL and TLS.\n");
     out
+}
+
+/// Every opcode, from the parser's table, tried with a packet that fits it. `k` is there with the value 1.
+fn binary(out: &mut String) {
+    out.push_str(
+        "## Binary protocol\n\n\
+         A connection whose first byte is `0x80` speaks it for good. Backends are sent text: what a command in it \
+         becomes is chosen so that the answer has what a binary answer needs. Quiet commands (`Q`) are sent as their \
+         others; a get that misses, and anything else that succeeds, is then not answered.\n\n\
+         - Answers are shown as status, client flags (`f`), key (`k`) and value (`v`); `c` says that there is a CAS unique.\n\
+         - With a CAS unique `Set`, `Add`, `Replace`, `Append`, `Prepend`, `Delete` and counting get `C`, and the primary \
+         decides. Where the initial expiry of a counter is `0xffffffff` there is no `N` and `J`.\n\
+         - An expiry has no sign. One beyond January 2038, which meta commands cannot say, becomes that date.\n\
+         - A key with a blank, a line feed or a zero byte is sent in base64, and may have 186 bytes. One that is longer is \
+         answered `Invalid arguments`.\n\
+         - `Add`, `Replace`, `Append` and `Prepend` of more than 512 KiB are sent as classic commands; then the answer has \
+         no CAS unique.\n\
+         - While a backend is older than 1.6.10 nothing is sent as meta. Lost are: the CAS uniques of write answers, \
+         counters' initial values, the client flags of `Touch`, keys that need base64 (`Invalid arguments`), and \
+         uniques given to `Append`, `Prepend`, `Delete` and counting (`Not supported`).\n\
+         - SASL is answered as by a memcached that was started without it.\n\n\
+         | opcode | command | primary | backup | the client gets |\n\
+         | --- | --- | --- | --- | --- |\n",
+    );
+    for opcode in OPCODES {
+        let quiet = if opcode.quiet { "Q" } else { "" };
+        let command = format!("{:?}{quiet}", opcode.command);
+        let (primary, backup, answer) = ask_binary(opcode);
+        let [primary, backup] = [primary, backup].map(|line| first_line(&line));
+        writeln!(
+            out,
+            "| `{:#04x}` | {command} | {primary} | {backup} | {answer} |",
+            opcode.code
+        )
+        .unwrap();
+    }
+    out.push('\n');
+}
+
+/// What the primary, the backup and the client get for a packet.
+fn ask_binary(opcode: &Opcode) -> (String, String, String) {
+    let mut rig = Rig::with_nodes(1, 1).with_keeper();
+    let client = rig.client();
+    rig.send(client, &packets::store(0x11, "k", "1").bytes());
+    let code = opcode.code;
+    let packet = match opcode.shape {
+        Shape::Bare | Shape::MaybeKey | Shape::MaybeExptime => packets::bare(code, "", ""),
+        Shape::Key => packets::bare(code, "k", ""),
+        Shape::Store(0) => packets::bare(code, "k", "2"),
+        Shape::Store(_) if opcode.command == BinaryCommand::Add => packets::store(code, "new", "2"),
+        Shape::Store(_) => packets::store(code, "k", "2"),
+        Shape::Extras(4) => packets::touch(code, "k", 60),
+        Shape::Extras(_) => packets::count(code, "k", 1, 10, 60),
+        Shape::Sasl => packets::bare(code, "PLAIN", ""),
+    };
+    rig.sent(0);
+    rig.sent(1);
+    rig.send(client, &packet.bytes());
+    let shown = match packets::shown(&rig.got_bytes(client)).as_slice() {
+        [] => String::new(),
+        [only] if opcode.command == BinaryCommand::Version => {
+            format!("`{} v=…`", only.split(' ').next().unwrap())
+        }
+        [only] => format!("`{only}`"),
+        [_, ..] => "one packet for each, and one without a key".to_owned(),
+    };
+    (rig.sent(0), rig.sent(1), shown)
 }
 
 fn commands(out: &mut String, title: &str, commands: &[Command]) {

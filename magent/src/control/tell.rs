@@ -81,6 +81,7 @@ impl Control {
     pub(super) fn tell_next(&mut self, now: Time) {
         match self.to_tell.pop_front() {
             Some(Tell::View(view)) => {
+                self.tell_of_old(&view);
                 self.workers.tell_all(|| ToWorker::View(Arc::clone(&view)));
                 self.tell_healer(now, heal::Input::View(&view));
             }
@@ -95,6 +96,21 @@ impl Control {
                 }
             }
             None => {}
+        }
+    }
+
+    /// Says once what a backend without meta commands costs.
+    fn tell_of_old(&mut self, view: &View) {
+        if self.told_of_old {
+            return;
+        }
+        if let Some(old) = view.without_meta().next() {
+            self.told_of_old = true;
+            let name = &self.config.backends[old.index()];
+            tracing::warn!(
+                "backend {name} is older than memcached 1.6.10: binary clients are answered without CAS uniques \
+                 of their writes, and counters that are not there are not made for them"
+            );
         }
     }
 

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use super::harness::{Cluster, Magent, run_script};
 
 #[track_caller]
-fn check_script(script: &str) {
+fn check_script(script: &str, more: &[&str]) {
     let cluster = Cluster::start_patient(3, 2, &[]);
     let [host, port] = host_and_port(&cluster.magent);
-    run_script(script, &[&host, &port]);
+    run_script(script, &[&[host.as_str(), &port], more].concat());
 }
 
 fn host_and_port(magent: &Magent) -> [String; 2] {
@@ -19,50 +19,82 @@ fn host_and_port(magent: &Magent) -> [String; 2] {
 
 #[test]
 fn php_memcache() {
-    check_script("php-memcache/basic.php");
+    check_script("php-memcache/basic.php", &[]);
 }
 
 #[test]
-fn php_memcached_in_text_mode() {
-    check_script("php-memcached/basic.php");
+fn php_memcached() {
+    for protocol in ["text", "binary"] {
+        check_script("php-memcached/basic.php", &[protocol]);
+    }
+}
+
+/// The article's own wish: sessions with nothing in php.ini but save_handler and save_path.
+#[test]
+fn php_sessions_of_php_memcached_with_default_settings() {
+    check_script("php-sessions/default.php", &[]);
+}
+
+#[test]
+fn php_sessions_of_php_memcached_outlive_each_backend() {
+    for victim in 0..5 {
+        let mut cluster = Cluster::start_patient(3, 2, &[]);
+        let [host, port] = host_and_port(&cluster.magent);
+        let view = |count: &str| {
+            run_script(
+                "php-sessions/default.php",
+                &[&host, &port, "count", "session", count],
+            );
+        };
+        view("0");
+        let Cluster {
+            primaries, backups, ..
+        } = &mut cluster;
+        let mut backends = primaries.iter_mut().chain(backups);
+        backends.nth(victim).unwrap().kill9();
+        view("1");
+    }
 }
 
 #[test]
 fn pymemcache() {
-    check_script("python-pymemcache/basic.py");
+    check_script("python-pymemcache/basic.py", &[]);
 }
 
 #[test]
-fn pylibmc_in_text_mode() {
-    check_script("python-pylibmc/basic.py");
+fn pylibmc() {
+    for protocol in ["text", "binary"] {
+        check_script("python-pylibmc/basic.py", &[protocol]);
+    }
 }
 
 #[test]
 fn libmemcacheds_conformance_test_passes_in_full() {
-    for (primaries, backups) in [(1, 0), (3, 2)] {
-        let cluster = Cluster::start_patient(primaries, backups, &[]);
-        let [host, port] = host_and_port(&cluster.magent);
-        let output = Command::new("memccapable")
-            .args(["-a", "-h", &host, "-p", &port])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let (passed, failed): (Vec<&str>, Vec<&str>) = said
-            .lines()
-            .filter(|line| line.starts_with("ascii "))
-            .partition(|line| line.ends_with("[pass]"));
-        assert!(
-            output.status.success() && failed.is_empty(),
-            "{primaries}+{backups}\n{said}"
-        );
-        // As many as memccapable 1.1.4 has: fewer would mean that it stopped half-way.
-        assert!(
-            passed.len() >= ASCII_TESTS,
-            "{} tests\n{said}",
-            passed.len()
-        );
+    // As many as memccapable 1.1.4 has: fewer would mean that it stopped half-way.
+    for (option, prefix, test_count) in [("-a", "ascii ", 27), ("-b", "binary ", 27)] {
+        for (primaries, backups) in [(1, 0), (3, 2)] {
+            let cluster = Cluster::start_patient(primaries, backups, &[]);
+            check_memccapable(&cluster.magent, option, prefix, test_count);
+        }
     }
 }
 
-const ASCII_TESTS: usize = 27;
+#[track_caller]
+fn check_memccapable(magent: &Magent, option: &str, prefix: &str, test_count: usize) {
+    let [host, port] = host_and_port(magent);
+    let output = Command::new("memccapable")
+        .args([option, "-h", &host, "-p", &port])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let (passed, failed): (Vec<&str>, Vec<&str>) = said
+        .lines()
+        .filter(|line| line.starts_with(prefix))
+        .partition(|line| line.ends_with("[pass]"));
+    assert!(
+        output.status.success() && failed.is_empty(),
+        "{option}\n{said}"
+    );
+    assert!(passed.len() >= test_count, "{} tests\n{said}", passed.len());
+}

@@ -18,6 +18,7 @@ mod addresses;
 mod article;
 mod backups;
 mod bad_input;
+mod binary;
 mod both_dead;
 mod clients;
 mod differential;

@@ -1,6 +1,6 @@
 #!/usr/bin/env php
 <?php
-// Basic use of php-memcached (libmemcached) in text mode through the proxy.
+// Basic use of php-memcached (libmemcached) through the proxy: host, port, and `text` or `binary`.
 function check(string $what, $seen, $expected): void
 {
     if ($seen !== $expected) {
@@ -10,9 +10,9 @@ function check(string $what, $seen, $expected): void
     echo "ok $what\n";
 }
 
-[, $host, $port] = $argv;
+[, $host, $port, $protocol] = $argv;
 $memcached = new Memcached();
-$memcached->setOption(Memcached::OPT_BINARY_PROTOCOL, false);
+$memcached->setOption(Memcached::OPT_BINARY_PROTOCOL, $protocol === 'binary');
 check('add server', $memcached->addServer($host, (int) $port), true);
 check('set', $memcached->set('a', 'value'), true);
 check('get', $memcached->get('a'), 'value');

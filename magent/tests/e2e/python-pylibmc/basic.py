@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Basic use of pylibmc (libmemcached) in text mode through the proxy."""
+"""Basic use of pylibmc (libmemcached) through the proxy: host, port, and `text` or `binary`."""
 import sys
 
 import pylibmc
@@ -11,7 +11,7 @@ def check(what, seen, expected):
     print("ok", what)
 
 
-client = pylibmc.Client([f"{sys.argv[1]}:{sys.argv[2]}"], binary=False,
+client = pylibmc.Client([f"{sys.argv[1]}:{sys.argv[2]}"], binary=sys.argv[3] == "binary",
                         behaviors={"cas": True, "tcp_nodelay": True})
 check("set", client.set("a", "value"), True)
 check("get", client.get("a"), "value")
