@@ -465,9 +465,9 @@ impl Healer {
     /// Whether every worker tells the target of what it writes.
     fn may_copy_to(&self, target: BackendId) -> bool {
         let view = &self.view.backends[target.index()];
+        // A flip can begin before everybody has heard of the catch-up.
         let told = match view.phase {
-            Phase::CatchingUp => view.since_epoch <= self.settled,
-            Phase::Flipping => true,
+            Phase::CatchingUp | Phase::Flipping => view.since_epoch <= self.settled,
             Phase::Up | Phase::Down | Phase::Purging | Phase::Cleaning => false,
         };
         told && !self.has_failed(target)

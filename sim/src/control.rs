@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 
 use magent_core::heal::{self, HealConnection};
 use magent_core::keeper::{self, Failure, Identity, ProbeAnswer, Report};
-use magent_core::placement::{Phase, Version};
+use magent_core::placement::Version;
 use magent_core::{BackendId, WorkerId};
 
 use crate::connections::Caller;
@@ -108,9 +108,6 @@ impl World {
                         text.trim_end(),
                     );
                     self.tally.transitions += 1;
-                    if change.to == Phase::CatchingUp {
-                        self.on_handover(change.backend.index());
-                    }
                 }
                 keeper::Output::Wait(at) => {
                     self.proxies[proxy].keeper_at = at;

@@ -38,6 +38,8 @@ pub enum Fault {
     ResetOne,
     /// Nothing passes on one of its connections.
     CutOne,
+    /// Nothing passes on its connection to the first worker, which then is reset: with something unanswered.
+    Sever,
     /// It takes no new connections; those that it has are reset.
     Refuse,
     /// It serves and answers no probe.
@@ -187,6 +189,7 @@ impl World {
             self.note_state(&format!("backend {backend}"), &text);
         }
         self.send(id, End::Proxy, &out);
+        self.on_copy_read(backend, id, &bytes);
         if next == Next::Close {
             self.close_direction(id, End::Proxy, Closed::Fin);
             self.drop_session(backend, id);
@@ -197,6 +200,33 @@ impl World {
 
     pub(crate) fn links_of(&self, backend: usize) -> Vec<LinkId> {
         self.backends[backend].sessions.keys().copied().collect()
+    }
+
+    fn links_of_first_worker(&self, backend: usize) -> Vec<LinkId> {
+        let mut links = self.links_of(backend);
+        links.retain(|link| {
+            let link = &self.links[link.index()];
+            link.worker == 0 && matches!(link.handle, Handle::Backend(_))
+        });
+        links
+    }
+
+    /// The healer reads from a backend: a good moment for that to fail.
+    fn on_copy_read(&mut self, backend: usize, id: LinkId, bytes: &[u8]) {
+        let by_healer = matches!(self.links[id.index()].handle, Handle::Heal(_));
+        let fails = self.options.handover
+            && !self.is_calm
+            && by_healer
+            && bytes.starts_with(b"mg ")
+            && self.rng.chance(20);
+        if fails {
+            let begins = self.rng.below(self.options.latency_us_max * 3);
+            let lasts = self.rng.below(10_000);
+            let fault = self
+                .rng
+                .pick(&[Fault::Refuse, Fault::Refuse, Fault::CrashEmpty]);
+            self.schedule_fault(backend, fault, begins, lasts);
+        }
     }
 
     // -- Faults --
@@ -262,6 +292,11 @@ impl World {
                     self.links[link.index()].cut = true;
                 }
             }
+            Fault::Sever => {
+                for link in self.links_of_first_worker(backend) {
+                    self.links[link.index()].cut = true;
+                }
+            }
             Fault::Refuse => {
                 this.refuses = true;
                 self.reset_all(backend, 100);
@@ -311,6 +346,12 @@ impl World {
                 self.reach(backend);
             }
             Fault::CutOne => self.reach(backend),
+            Fault::Sever => {
+                for link in self.links_of_first_worker(backend) {
+                    self.links[link.index()].cut = false;
+                    self.reset_link(backend, link);
+                }
+            }
             Fault::Busy => this.set_crawler(self.options.crawler),
             Fault::Kill(slot) => self.revive_proxy(slot),
             Fault::Pause => {

@@ -69,6 +69,8 @@ pub struct Options {
     pub rush: bool,
     /// Whether primary and backup fail in turn, one while the other catches up.
     pub handover: bool,
+    /// Whether the last worker always hears late, and only the first one loses connections.
+    pub late: bool,
     /// Whether the primary is stopped now and then, for so long that it is given up.
     pub hangs: bool,
     /// Whether the primary is silent now and then, never for long, and backups evict.
@@ -206,6 +208,7 @@ impl Options {
             handover: false,
             silences: false,
             hangs: false,
+            late: false,
             flapping,
             fault_count: if flapping {
                 rng.len_between(10, 50)
@@ -256,10 +259,11 @@ impl Options {
             breaks: Breaks::default(),
         };
         match rng.below(100) {
-            0..=27 => drawn.rush(&mut rng),
-            28..=55 => drawn.handover(&mut rng),
-            56..=60 => drawn.silences(&mut rng),
-            61..=68 => drawn.hangs(&mut rng),
+            0..=19 => drawn.rush(&mut rng),
+            20..=27 => drawn.rush(&mut rng).late(&mut rng),
+            28..=57 => drawn.handover(&mut rng),
+            58..=62 => drawn.silences(&mut rng),
+            63..=70 => drawn.hangs(&mut rng),
             _ => drawn,
         }
     }
@@ -303,6 +307,21 @@ impl Options {
                 request_ms: 1_000,
                 ..self.limits
             },
+            ..self
+        }
+    }
+
+    /// A rush in which the last worker always hears late of what the first one has seen.
+    fn late(self, rng: &mut Rng) -> Self {
+        Self {
+            workers: 2,
+            counting: false,
+            keys: rng.pick(&[1, 2]),
+            late: true,
+            fault_count: rng.len_between(2, 4),
+            requests: 200,
+            latency_us_max: rng.pick(&[50, 300]),
+            lag_us_max: rng.pick(&[10_000, 40_000]),
             ..self
         }
     }
@@ -436,6 +455,7 @@ impl Options {
             handover: false,
             silences: false,
             hangs: false,
+            late: false,
             proxies: 1,
             workers: 1,
             primaries: 1,
@@ -506,6 +526,7 @@ impl Options {
     /// What kind of run it is.
     const fn shape(&self) -> &'static str {
         match (self.rush, self.handover, self.silences, self.hangs) {
+            (true, ..) if self.late => " late",
             (true, ..) => " rush",
             (_, true, ..) => " handover",
             (_, _, true, _) => " silences",

@@ -188,7 +188,9 @@ impl World {
         } else {
             2
         };
+        let late = self.options.late && worker + 1 == self.options.workers;
         match self.rng.below(20) {
+            _ if late => self.rng.between(max / 2, max),
             choice if choice < slow => self.rng.below(max),
             10..=12 => self.rng.below(max / 10 + 1),
             _ => self.rng.below(30),

@@ -344,6 +344,8 @@ impl World {
                 (0, self.rng.pick(&[Fault::Pause, Fault::CutOne]))
             } else if self.options.hangs {
                 (0, Fault::Pause)
+            } else if self.options.late {
+                (0, Fault::Sever)
             } else {
                 let backend = match self.options.faults {
                     Faults::Wild => self.rng.index(self.backends.len()),
@@ -360,6 +362,7 @@ impl World {
             let begins = self.rng.below(busy_us);
             let fail_us = self.options.limits.fail_ms * 1_000;
             let lasts = match self.rng.below(3) {
+                _ if self.options.late => self.rng.between(500, 3_000),
                 _ if self.options.hangs => self.rng.between(fail_us, 2 * fail_us),
                 _ if self.options.silences => self.rng.below(self.options.limits.fail_ms * 600),
                 0 => self.rng.below(5_000),
@@ -384,7 +387,13 @@ impl World {
         self.after_us(busy_us, Event::Look);
     }
 
-    fn schedule_fault(&mut self, backend: usize, fault: Fault, begins_us: u64, lasts_us: u64) {
+    pub(crate) fn schedule_fault(
+        &mut self,
+        backend: usize,
+        fault: Fault,
+        begins_us: u64,
+        lasts_us: u64,
+    ) {
         let index = self.faults.len();
         self.faults.push(PlannedFault { backend, fault });
         let busy_us = self.options.busy_ms * 1_000;
@@ -392,22 +401,6 @@ impl World {
         let ends_us = (now_us + begins_us + lasts_us).min(busy_us).max(now_us);
         self.after_us(begins_us, Event::FaultBegins(index));
         self.at(Time(ends_us * 1_000), Event::FaultEnds(index));
-    }
-
-    /// A backend catches up: now its partners fail.
-    pub(crate) fn on_handover(&mut self, target: usize) {
-        if !self.options.handover || self.is_calm || self.rng.chance(50) {
-            return;
-        }
-        for backend in 0..self.backends.len() {
-            let is_primary = |index: usize| index < self.options.primaries;
-            if is_primary(backend) != is_primary(target) {
-                let begins = self.rng.below(self.options.latency_us_max * 4);
-                let lasts = self.rng.below(10_000);
-                let fault = self.draw_handover();
-                self.schedule_fault(backend, fault, begins, lasts);
-            }
-        }
     }
 
     // -- Events --

@@ -401,3 +401,47 @@ fn a_read_waits_for_a_conditional_write_that_waits_for_an_epoch() {
     world.undeafen(1);
     world.expect(client, "STORED\r\nVALUE k 0 2\r\n23\r\nEND\r\n");
 }
+
+/// Found by seed 1579: the client was gone, so there was nothing to compare the copy's number with, and it was taken
+/// for another.
+#[test]
+fn a_count_whose_client_has_gone_does_not_cost_the_copy() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(client, "set n 0 0 1\r\n5\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(1, Fault::Pause);
+    world.say(client, "incr n 1\r\n");
+    world.run_ms(5);
+    world.reset(client);
+    world.run_ms(5);
+    world.end(1, Fault::Pause);
+    world.run_ms(20);
+    assert_eq!(world.item(0, "n").as_deref(), Some("6"));
+    assert_eq!(world.item(1, "n").as_deref(), Some("6"));
+}
+
+/// Found by seed 8034: a worker still had a write under way from before it heard that a backend follows, and the
+/// healer had copied and looked at the item that the write then replaced.
+#[test]
+fn nothing_is_copied_before_every_worker_tells_the_backend_of_its_writes() {
+    let mut world = world_of(Options {
+        workers: 2,
+        ..Options::quiet()
+    });
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::Refuse);
+    world.say(client, "set k 0 0 1\r\n2\r\n");
+    world.expect(client, "STORED\r\n");
+    world.end(0, Fault::Refuse);
+    world.run_until(|world| world.is_in(0, Phase::Purging));
+    world.deafen(0);
+    world.say(client, "set k 0 0 1\r\n3\r\n");
+    world.run_ms(20);
+    world.undeafen(0);
+    world.expect(client, "STORED\r\n");
+    world.run_until(|world| world.is_in(0, Phase::Up));
+    assert_eq!(world.item(0, "k").as_deref(), Some("3"));
+}

@@ -51,10 +51,6 @@ fn traces_have_their_columns() {
 /// they need comes together too rarely as seeds are drawn now.
 const NOT_FOUND: &[(Break, &str)] = &[
     (
-        Break::AckWaitsForEpoch,
-        "a worker that hears late reads what another has just diverted",
-    ),
-    (
         Break::DownSettles,
         "a worker that hears late writes behind another's purge",
     ),
@@ -67,10 +63,6 @@ const NOT_FOUND: &[(Break, &str)] = &[
         "a write between a copy's read and its store",
     ),
     (Break::CasGuard, "a write between a copy and its deletion"),
-    (
-        Break::DeleteNotRepeat,
-        "a count between a copy's read and its store",
-    ),
     (
         Break::Takeover,
         "a source fails between a copy and the look back",

@@ -368,7 +368,10 @@ impl Engine {
             if self.exchanges[exchange].kind == Kind::Upload {
                 self.free_payload(exchange);
             }
-            self.drop_reply(exchange);
+            // A number that is still compared with its copy is kept until then.
+            if self.exchanges[exchange].kind != Kind::Write {
+                self.drop_reply(exchange);
+            }
             self.release(exchange);
         }
         self.clients_open -= 1;
