@@ -267,7 +267,7 @@ impl World {
             from: self.now,
             until: self.now,
         };
-        self.unless_split(reader, key, Err(violation("out of step", text)))
+        self.unless_split(reader, key, Err(violation("copies differ", text)))
     }
 }
 

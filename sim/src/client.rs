@@ -115,7 +115,11 @@ impl World {
         proxy: usize,
         worker: Option<usize>,
     ) -> LinkId {
-        let any = self.rng.index(self.options.workers);
+        let any = if self.options.late {
+            index % self.options.workers
+        } else {
+            self.rng.index(self.options.workers)
+        };
         let worker = worker.unwrap_or(any);
         let room = self.rng.pick(&[2_048, 16_384, 1 << 20]);
         let link = Link::new(

@@ -104,18 +104,26 @@ impl World {
         fault
     }
 
-    /// What goes wrong in a handover: mostly connections, so that items stay.
-    pub(crate) fn draw_handover(&mut self) -> Fault {
-        self.rng.pick(&[
-            Fault::ResetOne,
+    /// What goes wrong in a handover, and with whom: mostly the first one goes for a moment.
+    pub(crate) fn draw_handover(&mut self) -> (usize, Fault) {
+        if self.rng.chance(70) {
+            let fault = self.rng.pick(&[
+                Fault::ResetOne,
+                Fault::CrashWarm,
+                Fault::CrashEmpty,
+                Fault::CrashEmpty,
+            ]);
+            return (0, fault);
+        }
+        let fault = self.rng.pick(&[
             Fault::ResetOne,
             Fault::Reset,
-            Fault::Refuse,
             Fault::Refuse,
             Fault::Slow,
             Fault::CrashWarm,
             Fault::CrashEmpty,
-        ])
+        ]);
+        (self.rng.index(self.backends.len()), fault)
     }
 
     // -- Backends --
@@ -189,7 +197,7 @@ impl World {
             self.note_state(&format!("backend {backend}"), &text);
         }
         self.send(id, End::Proxy, &out);
-        self.on_copy_read(backend, id, &bytes);
+        self.on_copied(backend, id, &bytes);
         if next == Next::Close {
             self.close_direction(id, End::Proxy, Closed::Fin);
             self.drop_session(backend, id);
@@ -211,21 +219,29 @@ impl World {
         links
     }
 
-    /// The healer reads from a backend: a good moment for that to fail.
-    fn on_copy_read(&mut self, backend: usize, id: LinkId, bytes: &[u8]) {
+    /// The healer has stored an item, or removed a copy: the worst moment for the one that it was copied from to
+    /// fail.
+    fn on_copied(&mut self, target: usize, id: LinkId, bytes: &[u8]) {
         let by_healer = matches!(self.links[id.index()].handle, Handle::Heal(_));
-        let fails = self.options.handover
-            && !self.is_calm
-            && by_healer
-            && bytes.starts_with(b"mg ")
-            && self.rng.chance(20);
-        if fails {
-            let begins = self.rng.below(self.options.latency_us_max * 3);
-            let lasts = self.rng.below(10_000);
-            let fault = self
-                .rng
-                .pick(&[Fault::Refuse, Fault::Refuse, Fault::CrashEmpty]);
-            self.schedule_fault(backend, fault, begins, lasts);
+        let percent = match bytes {
+            _ if !self.options.handover || self.is_calm || !by_healer => 0,
+            [b'm', b's', ..] => 30,
+            [b'm', b'd', ..] => 100,
+            _ => 0,
+        };
+        let primaries = self.options.primaries;
+        let is_primary = |index: usize| index < primaries;
+        for source in 0..self.backends.len() {
+            if is_primary(source) != is_primary(target) && self.rng.chance(percent) {
+                let begins = self
+                    .rng
+                    .below(self.options.latency_us_max * (110 - percent) / 200);
+                let lasts = self.rng.below(10_000);
+                let fault = self
+                    .rng
+                    .pick(&[Fault::Refuse, Fault::Refuse, Fault::CrashEmpty]);
+                self.schedule_fault(source, fault, begins, lasts);
+            }
         }
     }
 

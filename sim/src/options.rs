@@ -69,6 +69,8 @@ pub struct Options {
     pub rush: bool,
     /// Whether primary and backup fail in turn, one while the other catches up.
     pub handover: bool,
+    /// Whether the proxy is killed while the primary is away.
+    pub killed: bool,
     /// Whether the last worker always hears late, and only the first one loses connections.
     pub late: bool,
     /// Whether the primary is stopped now and then, for so long that it is given up.
@@ -209,6 +211,7 @@ impl Options {
             silences: false,
             hangs: false,
             late: false,
+            killed: false,
             flapping,
             fault_count: if flapping {
                 rng.len_between(10, 50)
@@ -259,11 +262,12 @@ impl Options {
             breaks: Breaks::default(),
         };
         match rng.below(100) {
-            0..=19 => drawn.rush(&mut rng),
-            20..=27 => drawn.rush(&mut rng).late(&mut rng),
-            28..=57 => drawn.handover(&mut rng),
-            58..=62 => drawn.silences(&mut rng),
-            63..=70 => drawn.hangs(&mut rng),
+            0..=16 => drawn.rush(&mut rng),
+            17..=25 => drawn.rush(&mut rng).late(&mut rng),
+            26..=62 => drawn.handover(&mut rng),
+            63..=66 => drawn.silences(&mut rng),
+            67..=73 => drawn.hangs(&mut rng),
+            74..=79 => drawn.killed(&mut rng),
             _ => drawn,
         }
     }
@@ -316,7 +320,10 @@ impl Options {
         Self {
             workers: 2,
             counting: false,
-            keys: rng.pick(&[1, 2]),
+            locking: false,
+            deleting: rng.chance(50),
+            keys: rng.pick(&[2, 5]),
+            noreply_percent: 0,
             late: true,
             fault_count: rng.len_between(2, 4),
             requests: 200,
@@ -339,19 +346,20 @@ impl Options {
             explicit_cas: style != 0 && self.explicit_cas,
             comparing: style == 0,
             clients: 5,
-            requests: self.requests.max(150),
+            requests: 250,
             depth_max: rng.pick(&[2, 8]),
-            keys: rng.pick(&[2, 5, 8]),
+            keys: if style >= 2 { 8 } else { rng.pick(&[2, 5, 8]) },
             counting: false,
             locking: false,
+            noreply_percent: 0,
             appending: style == 1,
             deleting: style >= 2,
             read_percent: 50,
             private: false,
             faults: Faults::Wild,
             handover: true,
-            fault_count: rng.len_between(4, 16),
-            busy_ms: 200,
+            fault_count: rng.len_between(4, 12),
+            busy_ms: 300,
             evicting: false,
             kills: false,
             nat: false,
@@ -360,7 +368,7 @@ impl Options {
             chunks: Chunks::Whole,
             latency_us_max: rng.pick(&[300, 1_000, 3_000]),
             serve_us_max: rng.pick(&[20, 1_000]),
-            lag_us_max: rng.pick(&[50, 5_000, 20_000]),
+            lag_us_max: rng.pick(&[50, 50, 5_000, 20_000]),
             flush_per_mille: 0,
             large_percent: 0,
             slow_readers: false,
@@ -413,6 +421,30 @@ impl Options {
         }
     }
 
+    /// The proxy is killed while the primary is away with its items.
+    fn killed(self, rng: &mut Rng) -> Self {
+        Self {
+            proxies: 1,
+            primaries: 1,
+            backups: 1,
+            keys: 8,
+            private: false,
+            faults: Faults::OneVictim,
+            flapping: false,
+            kills: true,
+            killed: true,
+            fault_count: rng.len_between(2, 5),
+            busy_ms: 400,
+            requests: 200,
+            evicting: false,
+            flushed_by_others: false,
+            flush_per_mille: 0,
+            large_percent: 0,
+            disconnect_per_mille: 0,
+            ..self
+        }
+    }
+
     /// The primary is silent for a while and then goes on: reads are hedged. Its backup has not everything, and
     /// yet nothing is missed.
     fn silences(self, rng: &mut Rng) -> Self {
@@ -456,6 +488,7 @@ impl Options {
             silences: false,
             hangs: false,
             late: false,
+            killed: false,
             proxies: 1,
             workers: 1,
             primaries: 1,
@@ -571,6 +604,7 @@ impl fmt::Display for Options {
             self.faults,
             self.fault_count,
             match self.shape() {
+                "" if self.killed => " away",
                 "" if self.flapping => " flapping",
                 shape => shape,
             },

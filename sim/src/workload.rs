@@ -313,7 +313,13 @@ impl Maker<'_> {
             let meta = self.keys[key].kind == KeyKind::Binary
                 || self.rng.chance(self.options.meta_percent);
             op.keys = vec![key];
-            let read = self.rng.chance(self.options.read_percent);
+            // The worker that hears late reads what the other one writes.
+            let read_percent = match self.client % 2 {
+                _ if !self.options.late => self.options.read_percent,
+                0 => 20,
+                _ => 95,
+            };
+            let read = self.rng.chance(read_percent);
             match (meta, read) {
                 (false, true) => self.make_get(&mut op),
                 (false, false) => self.make_write(&mut op),

@@ -339,11 +339,17 @@ impl World {
         };
         for _ in 0..self.options.fault_count {
             let (backend, fault) = if self.options.handover {
-                (self.rng.index(self.backends.len()), self.draw_handover())
+                self.draw_handover()
             } else if self.options.silences {
                 (0, self.rng.pick(&[Fault::Pause, Fault::CutOne]))
             } else if self.options.hangs {
                 (0, Fault::Pause)
+            } else if self.options.killed {
+                (
+                    0,
+                    self.rng
+                        .pick(&[Fault::Cut, Fault::CrashWarm, Fault::Refuse]),
+                )
             } else if self.options.late {
                 (0, Fault::Sever)
             } else {
@@ -362,6 +368,7 @@ impl World {
             let begins = self.rng.below(busy_us);
             let fail_us = self.options.limits.fail_ms * 1_000;
             let lasts = match self.rng.below(3) {
+                _ if self.options.handover && backend == 0 => self.rng.below(5_000),
                 _ if self.options.late => self.rng.between(500, 3_000),
                 _ if self.options.hangs => self.rng.between(fail_us, 2 * fail_us),
                 _ if self.options.silences => self.rng.below(self.options.limits.fail_ms * 600),
@@ -370,7 +377,13 @@ impl World {
                 _ => self.rng.below(busy_us / 2),
             };
             self.schedule_fault(backend, fault, begins, lasts);
-            if self.options.handover && self.rng.chance(30) {
+            if self.options.killed {
+                let kill = Fault::Kill(0);
+                let begins = begins + self.rng.below(lasts + 1);
+                let lasts = self.rng.below(20_000);
+                self.schedule_fault(backend, kill, begins, lasts);
+            }
+            if self.options.handover && self.rng.chance(15) {
                 // Both at once, and soon back, in any order.
                 for backend in 0..self.backends.len() {
                     let lasts = self.rng.below(20_000);
