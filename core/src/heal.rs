@@ -15,6 +15,7 @@
 //! | Which keys does a target wait for, what is it purged of? | `target` |
 //! | Which key is copied next? | `choose` |
 //! | How is one item copied? | `copy` |
+//! | When does it end there? | `clock` |
 //! | What if a backend fails in the middle? | `loss` |
 //! | How fast? | `rate` |
 //! | What goes over the wire? | `wire` |
@@ -35,6 +36,7 @@
 //! Not here: who lacks what (`keeper`), what is mended by deletion (`engine/writes`).
 
 mod choose;
+mod clock;
 mod copy;
 mod link;
 mod loss;
@@ -54,10 +56,11 @@ use crate::placement::{Phase, Placement, Standing, View, plan};
 use crate::stats::Progress;
 use crate::{BackendId, Time};
 
+use clock::Clock;
 use copy::{Asked, Copy, CopyId, Origin};
 use link::{Link, State};
 use rate::Rate;
-use target::{Key, Share, ShareState, Target};
+use target::{Hint, Key, Share, ShareState, Target};
 use walk::Walk;
 
 /// What a connection of the healer is for.
@@ -136,6 +139,10 @@ pub struct Healer {
     copies_free: Vec<CopyId>,
     /// Keys that are set aside, in order of their time.
     later: VecDeque<Later>,
+    /// Rounds of reading clocks so far.
+    clock_round: u64,
+    /// By how many seconds the clock of the second is ahead, where it is known to be.
+    offsets: BTreeMap<(BackendId, BackendId), i64>,
     rate: Rate,
     /// When the rate allows the next copy, if one waits for that.
     rate_at: Option<Time>,
@@ -165,6 +172,7 @@ struct Backend {
     wins: BTreeMap<Key, u64>,
     walk: Walk,
     target: Target,
+    clock: Clock,
 }
 
 /// A key that is set aside.
@@ -174,6 +182,7 @@ struct Later {
     target: BackendId,
     key: Key,
     origin: Origin,
+    hint: Hint,
 }
 
 impl Healer {
@@ -193,6 +202,7 @@ impl Healer {
             wins: BTreeMap::new(),
             walk: Walk::idle(),
             target: Target::default(),
+            clock: Clock::default(),
         });
         Self {
             limits: config.limits.clone(),
@@ -209,6 +219,8 @@ impl Healer {
             copies: Vec::new(),
             copies_free: Vec::new(),
             later: VecDeque::new(),
+            clock_round: 0,
+            offsets: BTreeMap::new(),
             rate: Rate::new(&config.limits, now),
             rate_at: None,
             bytes_in_flight: 0,
@@ -350,7 +362,7 @@ impl Healer {
             && let Some(later) = self.later.pop_front()
         {
             self.count_open(later.target, later.origin, -1);
-            self.queue_again(later.target, later.key, later.origin);
+            self.queue_again(later.target, later.key, later.origin, later.hint);
         }
         for target in self.ids() {
             self.go_on_purging(now, target);

@@ -5,6 +5,8 @@
 mod between;
 #[path = "heal/bounds.rs"]
 mod bounds;
+#[path = "heal/expiry.rs"]
+mod expiry;
 #[path = "heal/failures.rs"]
 mod failures;
 #[path = "heal/lab.rs"]
@@ -70,6 +72,7 @@ fn a_share_is_copied_and_the_keeper_told() {
     assert_eq!((progress.items_done, progress.items_total), (500, 500));
     assert_eq!((progress.bytes_done, progress.percent()), (1_500, 100));
     assert_eq!(lab.told(S, "md magent.walk"), 1, "the lock is given back");
+    assert_eq!(lab.value(S, "magent.walk"), None);
     lab.set_phase(T, Phase::Up);
     lab.settle_down();
     assert_eq!(lab.open_connections(), 0);
@@ -101,16 +104,12 @@ fn items_are_equal_in_all_that_they_have() {
         lab.ask(S, command);
     }
     lab.catch_up(T, &[S]);
-    lab.pass_ms(500);
+    lab.pass_ms(1_500);
     assert!(lab.has_said(lab.copied(T, S)));
     lab.assert_equal(T, S);
     assert_eq!(lab.value(T, "large"), Some(large));
     assert_eq!(lab.value(T, "gone"), None);
-    let month = lab.ask(T, "mg month t\r\n");
-    assert!(
-        month == "HD t2592000\r\n" || month == "HD t2591999\r\n",
-        "{month}"
-    );
+    assert_eq!(lab.ttl_s(T, "month"), lab.ttl_s(S, "month"));
     // The name under which it was stored is part of the item: an echo repeats it.
     assert_eq!(lab.ask(T, "mg foo k\r\n"), lab.ask(S, "mg foo k\r\n"));
     // Copies count neither as reads nor as renewals.
@@ -147,8 +146,9 @@ fn one_walk_serves_two_targets() {
     lab.settles = true;
     lab.publish(|_| {});
     lab.pass_ms(500);
-    assert!(lab.has_said(lab.copied(id(0), source)));
-    assert!(lab.has_said(lab.copied(id(1), source)));
+    for target in [id(0), id(1)] {
+        assert!(lab.reports.contains(&lab.copied(target, source)));
+    }
     assert_eq!(lab.told(source, "lru_crawler"), 1);
     lab.assert_equal(id(0), source);
     lab.assert_equal(id(1), source);
@@ -274,6 +274,69 @@ fn another_proxy_walks() {
     assert_eq!(lab.told(S, "md magent.walk"), 0, "it is not ours");
     lab.pass_ms(25_000);
     assert!(lab.has_said(lab.copied(T, S)));
+}
+
+#[test]
+fn the_lock_is_gone_when_the_walk_is() {
+    // Nothing to copy, and nothing else that the connection for copies would be needed for.
+    let mut lab = pair();
+    lab.catch_up(T, &[S]);
+    let copied = lab.copied(T, S);
+    lab.until(|lab, _| lab.reports.contains(&copied));
+    assert!(lab.has_said(copied));
+    assert_eq!(lab.told(S, "ms magent.walk"), 1);
+    assert_eq!(lab.value(S, "magent.walk"), None);
+}
+
+#[test]
+fn the_lock_is_renewed_while_the_walk_goes_on_and_expires_soon_after() {
+    let mut lab = pair();
+    lab.set(S, "a", "1");
+    // Nobody hears what the walk says.
+    lab.walk_stalls = true;
+    lab.catch_up(T, &[S]);
+    for _ in 0..9 {
+        lab.pass_ms(1_000);
+        let left_s = lab.ttl_s(S, "magent.walk").unwrap();
+        assert!((6..=10).contains(&left_s), "{left_s}");
+    }
+    assert_eq!(lab.told(S, "ms magent.walk 12 T10 c C"), 3);
+    // The proxy is killed: nobody gives it back.
+    lab.now = lab.now.after_ms(10_000);
+    assert_eq!(lab.value(S, "magent.walk"), None);
+}
+
+#[test]
+fn a_lock_that_another_proxy_has_taken_stays() {
+    let mut lab = pair();
+    lab.set(S, "a", "1");
+    lab.walk_stalls = true;
+    lab.catch_up(T, &[S]);
+    lab.pass_ms(1_000);
+    assert!(lab.value(S, "magent.walk").is_some());
+    lab.ask(S, "set magent.walk 0 30 1\r\n1\r\n");
+    lab.pass_ms(4_000);
+    lab.walk_stalls = false;
+    lab.pass_ms(1_000);
+    assert!(lab.has_said(lab.copied(T, S)));
+    assert_eq!(lab.value(S, "magent.walk").as_deref(), Some("1"));
+    assert!(lab.ttl_s(S, "magent.walk").unwrap() > 20);
+}
+
+#[test]
+fn a_walk_that_ends_while_its_lock_is_renewed() {
+    let mut lab = pair();
+    lab.set(S, "a", "1");
+    lab.walk_stalls = true;
+    lab.catch_up(T, &[S]);
+    lab.pass_ms(2_900);
+    lab.now = lab.now.after_ms(200);
+    lab.tick(0);
+    lab.walk_stalls = false;
+    lab.pass_ms(100);
+    assert!(lab.has_said(lab.copied(T, S)));
+    assert_eq!(lab.told(S, "ms magent.walk 12 T10 c C"), 1);
+    assert_eq!(lab.value(S, "magent.walk"), None);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //!
 //! # Invariants
 //!
+//! - What a walk says waits behind all else ([`Events`]): answers to copies never lie unread for so long that their
+//!   backend would be taken for silent.
 //! - Nothing is heard of a connection after it was closed from here ([`Links::is_open`]).
 //! - Closing is abortive: what has not left is dropped, not delivered later.
 //! - What was read and not yet looked at, and what waits to be written, is bounded. A walk that exceeds it is broken
@@ -55,11 +57,30 @@ pub(crate) enum Event {
     Lost(HealConnection, Failure),
 }
 
+/// What has happened to connections, in the order of each.
+#[derive(Debug)]
+pub(crate) struct Events {
+    copies: UnboundedReceiver<Event>,
+    walks: UnboundedReceiver<Event>,
+}
+
+impl Events {
+    /// The next one. Nothing is lost if the future is dropped.
+    pub(crate) async fn recv(&mut self) -> Option<Event> {
+        tokio::select! {
+            biased;
+            event = self.copies.recv() => event,
+            event = self.walks.recv() => event,
+        }
+    }
+}
+
 /// The healer's connections.
 pub(crate) struct Links {
     config: Arc<Config>,
     open: HashMap<HealConnection, Link>,
-    events: UnboundedSender<Event>,
+    copies: UnboundedSender<Event>,
+    walks: UnboundedSender<Event>,
     unread: Arc<AtomicUsize>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
@@ -92,8 +113,9 @@ impl Links {
     /// # Errors
     ///
     /// If there is no room for a thread.
-    pub(crate) fn new(config: Arc<Config>) -> io::Result<(Self, UnboundedReceiver<Event>)> {
-        let (events, receiver) = unbounded_channel();
+    pub(crate) fn new(config: Arc<Config>) -> io::Result<(Self, Events)> {
+        let (copies, of_copies) = unbounded_channel();
+        let (walks, of_walks) = unbounded_channel();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("healing")
@@ -102,11 +124,16 @@ impl Links {
         let this = Self {
             config,
             open: HashMap::new(),
-            events,
+            copies,
+            walks,
             unread: Arc::default(),
             runtime: Some(runtime),
         };
-        Ok((this, receiver))
+        let events = Events {
+            copies: of_copies,
+            walks: of_walks,
+        };
+        Ok((this, events))
     }
 
     /// The control thread has looked at so many bytes.
@@ -120,7 +147,10 @@ impl Links {
         let unwritten = Arc::new(AtomicUsize::new(0));
         let task = Task {
             connection,
-            events: self.events.clone(),
+            events: match connection.role {
+                Role::Copy => self.copies.clone(),
+                Role::Walk => self.walks.clone(),
+            },
             queue,
             unwritten: Arc::clone(&unwritten),
             unread: Arc::clone(&self.unread),
@@ -246,7 +276,7 @@ mod tests {
 
     use super::*;
 
-    fn links(port: u16) -> (Links, UnboundedReceiver<Event>) {
+    fn links(port: u16) -> (Links, Events) {
         let primary: ServerSpec = format!("127.0.0.1:{port}").parse().unwrap();
         let options = SchemeOptions::default();
         let config = Config::new(vec![primary], Vec::new(), Scheme::magent(), options);
@@ -307,6 +337,38 @@ mod tests {
             assert_eq!(
                 closed.map_err(|err| err.kind()),
                 Err(io::ErrorKind::ConnectionReset)
+            );
+        });
+    }
+
+    #[test]
+    fn a_walk_waits_behind_copies() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (mut links, mut events) = links(listener.local_addr().unwrap().port());
+            let walk = HealConnection {
+                role: Role::Walk,
+                ..connection(1)
+            };
+            let mut streams = Vec::new();
+            for connection in [walk, connection(2)] {
+                links.connect(connection);
+                streams.push(listener.accept().await.unwrap().0);
+                assert!(matches!(events.recv().await, Some(Event::Connected(..))));
+            }
+            streams[0].write_all(&[b'w'; 4 * READ_LEN]).await.unwrap();
+            // All of the walk has come, and nobody has looked at it.
+            while links.unread.load(Ordering::Relaxed) < 4 * READ_LEN {
+                tokio::task::yield_now().await;
+            }
+            streams[1].write_all(b"HD\r\n").await.unwrap();
+            while links.unread.load(Ordering::Relaxed) == 4 * READ_LEN {
+                tokio::task::yield_now().await;
+            }
+            let event = tokio::time::timeout(Duration::from_secs(60), events.recv()).await;
+            assert!(
+                matches!(&event, Ok(Some(Event::Data(of, _))) if of.role == Role::Copy),
+                "{event:?}"
             );
         });
     }

@@ -62,7 +62,7 @@ impl World {
     /// The longest that it may take until all is well: requests expire, probes find everyone, Views settle.
     fn calm_ms_max(&self) -> u64 {
         // The key that tells other proxies of a walk, if the walk was broken off.
-        const LOCK_MS: u64 = 31_000;
+        const LOCK_MS: u64 = 11_000;
         // Catch-up, BUSY crawlers and all.
         const HEAL_MS: u64 = 5_000;
         let limits = &self.options.limits;

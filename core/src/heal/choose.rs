@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Healer;
 use super::copy::Origin;
+use super::target::Hint;
 use crate::keeper::Report;
 use crate::placement::plan;
 use crate::{BackendId, Time};
@@ -84,10 +85,11 @@ impl Healer {
             }
             match self.source_of(&key, target) {
                 Source::Led(source) => {
-                    let ready = [target, source].map(|id| self.is_ready(now, id));
-                    if ready == [true, true] && self.has_room(SINGLE_LEN) {
+                    let pair = (source, target);
+                    if self.are_ready(now, pair, Origin::Single) && self.has_room(SINGLE_LEN) {
                         self.target(target).singles.remove(&key);
-                        self.begin_copy(now, (source, target), &key, Origin::Single, None);
+                        let single = (Origin::Single, Hint::NONE);
+                        self.begin_copy(now, pair, &key, single, None);
                         return true;
                     }
                     self.target(target).singles.pass_over(&key);
@@ -110,14 +112,14 @@ impl Healer {
         for index in 0..self.target(target).shares.len() {
             let share = &self.target(target).shares[index];
             let (source, generation) = (share.source, share.generation);
-            let Some(&(ref key, size)) = share.keys.front() else {
+            let Some(found) = share.keys.front() else {
                 continue;
             };
-            let (key, size) = (Arc::clone(key), u64::from(size));
+            let (key, size, hint) = (Arc::clone(&found.key), u64::from(found.size), found.hint);
             let in_flight = self.target(target).in_flight.contains_key(&key);
             if !in_flight {
-                let ready = [target, source].map(|id| self.is_ready(now, id));
-                if ready != [true, true] || !self.has_room(size) {
+                let origin = Origin::Share(generation);
+                if !self.are_ready(now, (source, target), origin) || !self.has_room(size) {
                     continue;
                 }
             }
@@ -128,8 +130,8 @@ impl Healer {
                 // The copy under way is looked at again later than this one was found.
                 self.progress[target.index()].item_done(0);
             } else {
-                let origin = Origin::Share(generation);
-                self.begin_copy(now, (source, target), &key, origin, Some(size));
+                let of_share = (Origin::Share(generation), hint);
+                self.begin_copy(now, (source, target), &key, of_share, Some(size));
             }
             return true;
         }

@@ -25,8 +25,8 @@
 use std::sync::Arc;
 
 use super::choose::SINGLE_LEN;
-use super::target::Key;
-use super::wire::{self, Attributes, Stored, Ttl};
+use super::target::{Hint, Key};
+use super::wire::{self, Attributes, Expiry, Stored, Ttl};
 use super::{Healer, Later, Role, State};
 use crate::breaks::Break;
 use crate::cas;
@@ -53,7 +53,10 @@ pub(super) struct Copy {
     pub(super) source: BackendId,
     pub(super) key: Key,
     pub(super) origin: Origin,
+    hint: Hint,
     pub(super) step: Step,
+    /// When its source was asked for it.
+    asked_at: Time,
     /// It was asked for again since it began.
     pub(super) dirty: bool,
     /// Its target is lost: only the answer under way is waited for.
@@ -107,12 +110,20 @@ pub(super) enum Asked {
     Purge,
     /// The end of a walk's lock.
     Unlock,
+    /// A longer life for it.
+    Renew,
+    /// The backend's clock, among all that `stats` tells.
+    Clock,
 }
 
 /// An item that changes again and again is set aside for a while after so many rounds.
 const ROUNDS_MAX: u8 = 3;
 /// How long.
 const ASIDE_MS: u64 = 50;
+/// An item that has a second to live is looked at again after this.
+const EXPIRED_MS: u64 = 1_100;
+/// No more keys than this are set aside for that.
+const LATER_MAX: usize = 65_536;
 /// If the target had the item in so many rounds in a row, it is kept up to date by those who change it.
 const REFUSED_MAX: u8 = 3;
 /// Expiries that differ by less are the same: servers count whole seconds, which tick at any moment.
@@ -125,7 +136,7 @@ impl Healer {
         now: Time,
         (source, target): (BackendId, BackendId),
         key: &Key,
-        origin: Origin,
+        (origin, hint): (Origin, Hint),
         size: Option<u64>,
     ) {
         let room = size.unwrap_or(SINGLE_LEN);
@@ -135,7 +146,9 @@ impl Healer {
             source,
             key: Arc::clone(key),
             origin,
+            hint,
             step: Step::Reading,
+            asked_at: now,
             dirty: false,
             orphan: false,
             reserved: room,
@@ -170,6 +183,7 @@ impl Healer {
         let copy = self.copy(id);
         copy.stored = None;
         copy.seen = Seen::default();
+        copy.asked_at = now;
         let (source, guess) = (copy.source, copy.guess);
         self.rate.take_item();
         self.rate.take_bytes(guess);
@@ -209,6 +223,14 @@ impl Healer {
             Asked::Step(id) => self.on_step_answered(now, *id, line, value),
             Asked::GiveBack(..) | Asked::Unlock => is_change(line),
             Asked::Purge => is_change(line).map(|()| self.on_purge_answered(backend)),
+            Asked::Renew => self.on_lock_renewed(backend, line),
+            Asked::Clock => match self.on_clock_line(now, backend, line) {
+                Ok(false) => {
+                    self.backends[backend.index()].asked.push_front(front);
+                    return Ok(());
+                }
+                over => over.map(|_last| ()),
+            },
         };
         if result.is_err() {
             // It is accounted for with all the others.
@@ -306,24 +328,31 @@ impl Healer {
         let about_to_expire = matches!(item.ttl, Some(Ttl::Seconds(0..=1)) | None);
         // The stub of a client that was told to bring the item: as an ordinary item it would be a hit.
         let stub = item.is_taken() && !item.is_stale() && len == 0;
+        if about_to_expire && !stub && self.look_later(now, id) {
+            return;
+        }
         let (Some(value), false) = (value, about_to_expire || stub) else {
             self.skip(now, id);
             return;
         };
         self.reserve(id, len);
         let add = !self.breaks.has(Break::AddMode);
-        let target = self.copy(id).target;
+        let copy = self.copy(id);
+        let (source, target) = (copy.source, copy.target);
+        let (hint, asked_at) = (copy.hint, copy.asked_at);
+        let expiry = match item.ttl {
+            Some(Ttl::Seconds(ttl_s)) => {
+                self.expiry_at(now, (source, target), ttl_s, hint, asked_at)
+            }
+            Some(Ttl::Never) | None => Expiry::Never,
+        };
         self.ask(now, id, target, Step::Storing, |copy, out| {
             let stored = Stored {
                 key: &copy.key,
                 base64: item.is_base64(),
                 value,
                 client_flags: item.client_flags,
-                ttl_s: match item.ttl {
-                    Some(Ttl::Seconds(ttl_s)) => Some(ttl_s),
-                    Some(Ttl::Never) | None => None,
-                },
-                unix_s: unix_ms / 1_000,
+                expiry,
                 add,
             };
             wire::store(&stored, out);
@@ -443,14 +472,35 @@ impl Healer {
             self.read(now, id);
         } else {
             let copy = self.release(now, id);
-            self.count_open(copy.target, copy.origin, 1);
-            self.later.push_back(Later {
-                at: now.after_ms(ASIDE_MS),
-                target: copy.target,
-                key: copy.key,
-                origin: copy.origin,
-            });
+            self.set_aside(copy, now.after_ms(ASIDE_MS), Hint::NONE);
         }
+    }
+
+    fn set_aside(&mut self, copy: Copy, at: Time, hint: Hint) {
+        self.count_open(copy.target, copy.origin, 1);
+        let later = Later {
+            at,
+            target: copy.target,
+            key: copy.key,
+            origin: copy.origin,
+            hint,
+        };
+        let index = self.later.partition_point(|before| before.at <= at);
+        self.later.insert(index, later);
+    }
+
+    /// The item is about to expire, and not worth a copy: unless somebody touches it. So its share is not copied
+    /// before it has expired. Not so for a single key: whoever touched it waits for the end of the catch-up.
+    fn look_later(&mut self, now: Time, id: CopyId) -> bool {
+        let later = self.later.len();
+        let copy = self.copy(id);
+        let of_share = matches!(copy.origin, Origin::Share(_));
+        if !of_share || copy.hint == Hint::EXPIRED || later >= LATER_MAX {
+            return false;
+        }
+        let copy = self.release(now, id);
+        self.set_aside(copy, now.after_ms(EXPIRED_MS), Hint::EXPIRED);
+        true
     }
 
     /// The item cannot be copied, or it would be gone before anyone reads it.
@@ -482,7 +532,7 @@ impl Healer {
     /// The copy cannot go on. Its key waits for better times.
     pub(super) fn abandon(&mut self, now: Time, id: CopyId) {
         let copy = self.release(now, id);
-        self.queue_again(copy.target, copy.key, copy.origin);
+        self.queue_again(copy.target, copy.key, copy.origin, copy.hint);
     }
 
     /// Ends a copy, whatever became of it.

@@ -173,8 +173,9 @@ impl Healer {
             let link = self.link(backend, role);
             if link.state == State::Verifying && link.generation == generation {
                 link.state = State::Open;
-                if role == Role::Walk {
-                    self.begin_walk(now, backend);
+                match role {
+                    Role::Walk => self.begin_walk(now, backend),
+                    Role::Copy => self.on_copy_link_open(now, backend),
                 }
             }
         }
@@ -220,8 +221,7 @@ impl Healer {
     /// Closes both connections and accounts for what the backend owed.
     pub(super) fn give_up(&mut self, now: Time, backend: BackendId) {
         self.stop_walk(backend);
-        // It expires by itself.
-        self.backends[backend.index()].walk.unlock = None;
+        self.forget_lock(backend);
         self.disconnect(backend, Role::Copy);
         let asked = std::mem::take(&mut self.backends[backend.index()].asked);
         for asked in asked {

@@ -31,7 +31,7 @@ impl Healer {
                 self.backends[backend.index()].wins.insert(key, cas);
                 return;
             }
-            Asked::Purge | Asked::Unlock => return,
+            Asked::Purge | Asked::Unlock | Asked::Renew | Asked::Clock => return,
         };
         let takeover = self.breaks.has(Break::Takeover);
         let copy = self.copy(id);

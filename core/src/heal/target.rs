@@ -122,8 +122,8 @@ pub(super) struct Share {
     /// Tells it from an earlier one of the same two backends.
     pub(super) generation: u32,
     pub(super) state: ShareState,
-    /// Keys that were found and wait, with what their item takes.
-    pub(super) keys: VecDeque<(Key, u32)>,
+    /// Keys that were found and wait.
+    pub(super) keys: VecDeque<Found>,
     /// Keys whose copy has begun, or has to wait a little.
     pub(super) open: usize,
     /// Keys were dropped that a walk has passed: it does not suffice.
@@ -134,6 +134,35 @@ pub(super) struct Share {
     /// Walks that it takes, and those that are over.
     pub(super) passes: u32,
     pub(super) passes_done: u32,
+}
+
+/// A key that waits, and what is known of its item.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) key: Key,
+    /// What the item takes.
+    pub(super) size: u32,
+    pub(super) hint: Hint,
+}
+
+/// What is known of an item before it is read. One number: there may be a million of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hint(u32);
+
+impl Hint {
+    pub(super) const NONE: Self = Self(0);
+    /// It was about to expire when it was read, and should have by the time of the next read.
+    pub(super) const EXPIRED: Self = Self(u32::MAX);
+
+    /// When a walk says that it ends, by its backend's clock.
+    pub(super) fn ends_at(date: Option<u64>) -> Self {
+        let date = date.and_then(|date| u32::try_from(date).ok());
+        date.map_or(Self::NONE, Self)
+    }
+
+    pub(super) fn date(self) -> Option<u64> {
+        (self != Self::NONE && self != Self::EXPIRED).then(|| u64::from(self.0))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,10 +239,13 @@ impl Healer {
     }
 
     /// Puts the key of a copy that could not go on where it came from.
-    pub(super) fn queue_again(&mut self, target: BackendId, key: Key, origin: Origin) {
+    pub(super) fn queue_again(&mut self, target: BackendId, key: Key, origin: Origin, hint: Hint) {
         match origin {
             Origin::Single => self.insert_single(target, key),
-            Origin::Share(generation) => self.list(target, generation, key, 0),
+            Origin::Share(generation) => {
+                let found = Found { key, size: 0, hint };
+                self.list(target, generation, found);
+            }
         }
     }
 

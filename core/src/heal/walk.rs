@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!          a share is wanted        verified          HD          END             END
-//!   Idle ────────────────────> Due ────────> Locking ───> Counting ───> Listing ─────> Between ──> Idle
+//!   Idle ────────────────────> Due ────────> Locking ───> Counting ───> Listing ───> Unlocking ───> Between ──> Idle
 //!                               ^               │ taken                    │ busy, lost    │
 //!                               └───────────────┴──────────────────────────┘<──────────────┘ next pass
 //! ```
@@ -24,10 +24,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::copy::Asked;
 use super::link::Link;
-use super::target::{Key, Share, ShareState};
+use super::target::{Found, Hint, Share, ShareState};
 use super::wire::{self, Attributes, WalkLine};
 use super::{Healer, Role, State};
-use crate::keeper::Report;
+use crate::keeper::{Failure, Report};
 use crate::placement::Version;
 use crate::proto::response::{Line, RESPONSE_LINE_LEN_MAX, parse_line};
 use crate::proto::{KEY_LEN_MAX, Parsed};
@@ -45,8 +45,11 @@ pub(super) struct Walk {
     /// CAS unique of the lock whose owner the next line names, and of the lock that is ours.
     lock_seen: Option<u64>,
     lock: Option<u64>,
-    /// The same, when the walk is over and the lock has to be given back.
+    /// The same, when the walk was broken off and the lock has to be given back.
     pub(super) unlock: Option<u64>,
+    /// When the lock is to be renewed, and whether the answer to that is awaited: it has the next CAS unique.
+    renew_at: Time,
+    renewing: bool,
     /// What the source says that it holds.
     items: Option<u64>,
     /// Lines of this pass, and keys of them that were wanted.
@@ -64,6 +67,8 @@ pub(super) enum Stage {
     Locking,
     Counting,
     Listing,
+    /// A pass is over; the lock is given back.
+    Unlocking,
     /// A pass is over; its keys are being copied.
     Between,
 }
@@ -75,6 +80,8 @@ const RETRY_MS_MAX: u64 = 2_000;
 const UNWALKABLE_MS: u64 = 60_000;
 /// A walk without a byte for this long is given up. Not the backend: its crawler may be slow.
 const SILENT_MS: u64 = 10_000;
+/// The lock is renewed so often, while the walk goes on: a third of its life.
+const RENEW_MS: u64 = 3_000;
 /// More passes than anyone needs: a list of 1,024 keys would do for 64 million.
 const PASSES_MAX: u32 = 65_536;
 
@@ -89,6 +96,8 @@ impl Walk {
             lock_seen: None,
             lock: None,
             unlock: None,
+            renew_at: Time(0),
+            renewing: false,
             items: None,
             seen: 0,
             wanted: 0,
@@ -100,7 +109,7 @@ impl Walk {
     const fn is_under_way(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Locking | Stage::Counting | Stage::Listing
+            Stage::Locking | Stage::Counting | Stage::Listing | Stage::Unlocking
         )
     }
 
@@ -120,11 +129,14 @@ impl Healer {
             match self.walk(source).stage {
                 Stage::Idle => self.look_for_walk(now, source),
                 Stage::Between => self.begin_next_pass(source),
-                Stage::Locking | Stage::Counting | Stage::Listing => self.expire_walk(now, source),
+                Stage::Locking | Stage::Counting | Stage::Listing | Stage::Unlocking => {
+                    self.expire_walk(now, source);
+                }
                 Stage::Due => {}
             }
             let room = self.listed_keys * 2 <= self.limits.heal_keys_max
                 && self.listed_len * 2 <= self.limits.heal_keys_len_max;
+            self.renew_lock(now, source);
             self.give_back_lock(now, source);
             let walk = self.walk(source);
             let may = walk.retry_at <= now && walk.unlock.is_none();
@@ -143,13 +155,22 @@ impl Healer {
                     Some(walk.retry_at.max(walk.link.reopen_at))
                 }
                 Stage::Idle if walk.retry_at > Time(0) => Some(walk.retry_at),
-                _ if walk.is_under_way() => Some(walk.link.active_at.after_ms(SILENT_MS)),
+                _ if walk.is_under_way() => {
+                    let silent_at = walk.link.active_at.after_ms(SILENT_MS);
+                    let renews = walk.lock.is_some() && !walk.renewing;
+                    Some(if renews {
+                        silent_at.min(walk.renew_at)
+                    } else {
+                        silent_at
+                    })
+                }
                 Stage::Idle
                 | Stage::Due
                 | Stage::Between
                 | Stage::Locking
                 | Stage::Counting
-                | Stage::Listing => None,
+                | Stage::Listing
+                | Stage::Unlocking => None,
             }
         });
         due.min()
@@ -229,6 +250,8 @@ impl Healer {
                 Stage::Locking => self.on_lock_line(now, source, line),
                 Stage::Counting => self.on_count_line(now, source, line),
                 Stage::Listing => self.on_list_line(now, source, line),
+                // Given back, or somebody else's: either will do.
+                Stage::Unlocking => self.on_pass_over(source),
                 Stage::Idle | Stage::Due | Stage::Between => {}
             }
         }
@@ -258,6 +281,7 @@ impl Healer {
         if let Some(cas) = walk.lock_seen.take() {
             if line.strip_suffix(b"\r\n") == Some(&owner) {
                 walk.lock = Some(cas);
+                walk.renew_at = now.after_ms(RENEW_MS);
                 self.begin_counting(source);
             } else {
                 // Another proxy walks.
@@ -324,14 +348,16 @@ impl Healer {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match wire::walk_line(line) {
-            WalkLine::Item { key, size } => self.on_key(now, source, &key, size),
-            WalkLine::End => self.on_pass_over(source),
+            WalkLine::Item { key, size, date } => {
+                self.on_key(now, source, &key, size, Hint::ends_at(date));
+            }
+            WalkLine::End => self.end_listing(source),
             WalkLine::Refused => self.on_unwalkable(now, source),
             WalkLine::Busy | WalkLine::Failed | WalkLine::Bad => self.retry_walk(now, source),
         }
     }
 
-    fn on_key(&mut self, now: Time, source: BackendId, key: &[u8], size: u64) {
+    fn on_key(&mut self, now: Time, source: BackendId, key: &[u8], size: u64, hint: Hint) {
         let walk = self.walk(source);
         walk.seen += 1;
         if key == wire::LOCK || key.len() > KEY_LEN_MAX || !walk.takes(key) {
@@ -359,7 +385,8 @@ impl Healer {
             return;
         };
         share.found_in_pass += 1;
-        self.list(target, generation, Arc::from(key), size);
+        let key = Arc::from(key);
+        self.list(target, generation, Found { key, size, hint });
         if self.listed_keys > self.limits.heal_keys_max
             || self.listed_len > self.limits.heal_keys_len_max
         {
@@ -368,12 +395,12 @@ impl Healer {
     }
 
     /// Puts a key behind those of its share that wait.
-    pub(super) fn list(&mut self, target: BackendId, generation: u32, key: Key, size: u32) {
-        let len = key.len() as u64;
+    pub(super) fn list(&mut self, target: BackendId, generation: u32, found: Found) {
+        let len = found.key.len() as u64;
         let Some(share) = self.target(target).share_of(generation) else {
             return;
         };
-        share.keys.push_back((key, size));
+        share.keys.push_back(found);
         self.listed_keys += 1;
         self.listed_len += len;
     }
@@ -425,7 +452,7 @@ impl Healer {
             return;
         };
         let (mut keys, mut len) = (0, 0);
-        share.keys.retain(|(key, _)| {
+        share.keys.retain(|Found { key, .. }| {
             let keep = keep(key);
             if !keep {
                 keys += 1;
@@ -436,6 +463,19 @@ impl Healer {
         share.found_in_pass = 0;
         self.listed_keys -= keys;
         self.listed_len -= len;
+    }
+
+    /// All of it is known: the lock goes first, so that nobody waits for it.
+    fn end_listing(&mut self, source: BackendId) {
+        let walk = self.walk(source);
+        match walk.lock.filter(|_| !walk.renewing) {
+            Some(cas) => {
+                walk.lock = None;
+                walk.stage = Stage::Unlocking;
+                wire::delete(wire::LOCK, Some(cas), &mut walk.link.unsent);
+            }
+            None => self.on_pass_over(source),
+        }
     }
 
     fn on_pass_over(&mut self, source: BackendId) {
@@ -479,8 +519,14 @@ impl Healer {
     pub(super) fn retry_walk(&mut self, now: Time, source: BackendId) {
         self.close_walk(source);
         let walk = self.walk(source);
-        if matches!(walk.stage, Stage::Idle | Stage::Between) {
-            return;
+        match walk.stage {
+            Stage::Idle | Stage::Between => return,
+            // Nothing is missing but the answer of the lock, which expires.
+            Stage::Unlocking => {
+                self.on_pass_over(source);
+                return;
+            }
+            Stage::Due | Stage::Locking | Stage::Counting | Stage::Listing => {}
         }
         walk.stage = Stage::Due;
         walk.retry_at = now.after_ms(walk.delay_ms);
@@ -520,9 +566,60 @@ impl Healer {
         walk.unlock = walk.lock.take().or(walk.unlock);
     }
 
+    /// Has the lock stay while the walk goes on; the walk's own connection is busy.
+    fn renew_lock(&mut self, now: Time, source: BackendId) {
+        let walk = self.walk(source);
+        let due = walk.is_under_way() && walk.renew_at <= now && !walk.renewing;
+        let Some(cas) = walk.lock.filter(|_| due) else {
+            return;
+        };
+        if self.is_ready(now, source) {
+            let owner = self.lock_owner();
+            let walk = self.walk(source);
+            walk.renewing = true;
+            walk.renew_at = now.after_ms(RENEW_MS);
+            let unsent = &mut self.link(source, Role::Copy).unsent;
+            wire::renew_lock(&owner, cas, unsent);
+            self.push_asked(now, source, Asked::Renew);
+        }
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a line of any other kind is out of step"
+    )]
+    pub(super) fn on_lock_renewed(
+        &mut self,
+        source: BackendId,
+        line: &Line<'_>,
+    ) -> Result<(), Failure> {
+        let renewed = match line {
+            Line::MetaHeader(flags) => Attributes::parse(flags).and_then(|answer| answer.cas),
+            // It was too late, or there is no memory for it.
+            Line::MetaExists(_)
+            | Line::MetaNotFound(_)
+            | Line::MetaNotStored(_)
+            | Line::ServerError(_) => None,
+            _ => return Err(Failure::Desync),
+        };
+        let walk = self.walk(source);
+        walk.renewing = false;
+        walk.lock = walk.lock.and(renewed);
+        walk.unlock = walk.unlock.and(renewed);
+        Ok(())
+    }
+
+    /// The backend is given up: the lock expires by itself.
+    pub(super) fn forget_lock(&mut self, source: BackendId) {
+        let walk = self.walk(source);
+        walk.unlock = None;
+        walk.renewing = false;
+    }
+
     /// Ends the lock, on the connection that is not closed when a walk is broken off.
     fn give_back_lock(&mut self, now: Time, source: BackendId) {
-        let Some(cas) = self.walk(source).unlock else {
+        let walk = self.walk(source);
+        let Some(cas) = walk.unlock.filter(|_| !walk.renewing) else {
             return;
         };
         if self.is_ready(now, source) {

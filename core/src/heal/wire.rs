@@ -20,10 +20,10 @@ use crate::proto::{KEY_LEN_MAX, Letters, encode_decimal};
 
 /// The lock that keeps other proxies from walking the same backend.
 pub(super) const LOCK: &[u8] = b"magent.walk";
-/// The lock, for a walk that nobody ends, in seconds.
-const LOCK_S: &[u8] = b"30";
+/// How long a lock that nobody renews stays, in seconds: its proxy was killed.
+const LOCK_S: &[u8] = b"10";
 /// Above it (30 days) a `T` is a date.
-const RELATIVE_S_MAX: u64 = 2_592_000;
+pub(super) const RELATIVE_S_MAX: u64 = 2_592_000;
 
 /// How a key is written: as it is, or in base64 if a line could not hold it or it was stored that way.
 struct Token<'a> {
@@ -89,19 +89,38 @@ pub(super) struct Stored<'a> {
     pub(super) base64: bool,
     pub(super) value: &'a [u8],
     pub(super) client_flags: u32,
-    /// What is left of its life; `None` if it never expires.
-    pub(super) ttl_s: Option<u64>,
-    pub(super) unix_s: u64,
+    pub(super) expiry: Expiry,
     /// Whether it may not replace what is there.
     pub(super) add: bool,
 }
 
+/// When a copy ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expiry {
+    Never,
+    /// After so many seconds, 30 days at most.
+    In(u64),
+    /// At this date, by the clock of who stores it.
+    At(u64),
+}
+
+impl Expiry {
+    /// After so many seconds, where it is `unix_s` now.
+    pub(super) const fn of_life(ttl_s: u64, unix_s: u64) -> Self {
+        if ttl_s <= RELATIVE_S_MAX {
+            Self::In(ttl_s)
+        } else {
+            Self::At(unix_s + ttl_s)
+        }
+    }
+}
+
 /// Stores an item and asks for its CAS unique.
 pub(super) fn store(item: &Stored<'_>, out: &mut Vec<u8>) {
-    let exptime = match item.ttl_s {
-        None => 0,
-        Some(ttl_s @ 0..=RELATIVE_S_MAX) => ttl_s,
-        Some(ttl_s) => item.unix_s + ttl_s,
+    let exptime = match item.expiry {
+        Expiry::Never => 0,
+        Expiry::In(ttl_s) => ttl_s,
+        Expiry::At(date) => date,
     };
     let mut parts = vec![b' '];
     encode_decimal(item.value.len() as u64, &mut parts);
@@ -158,6 +177,21 @@ pub(super) fn lock(owner: &[u8], out: &mut Vec<u8>) {
         LOCK,
         b" v c u\r\n",
     ] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Has the lock of `owner` stay for as long again, if it is still the one with the CAS unique `cas`.
+pub(super) fn renew_lock(owner: &[u8], cas: u64, out: &mut Vec<u8>) {
+    for part in [b"ms ", LOCK, b" "] {
+        out.extend_from_slice(part);
+    }
+    encode_decimal(owner.len() as u64, out);
+    for part in [b" T", LOCK_S, b" c C"] {
+        out.extend_from_slice(part);
+    }
+    encode_decimal(cas, out);
+    for part in [b"\r\n", owner, b"\r\n"] {
         out.extend_from_slice(part);
     }
 }
@@ -243,8 +277,12 @@ fn encoded(key: &[u8]) -> Vec<u8> {
 /// A line of a walk.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WalkLine {
-    /// An item, and what it takes.
-    Item { key: Vec<u8>, size: u64 },
+    /// An item, what it takes, and when it ends if it does.
+    Item {
+        key: Vec<u8>,
+        size: u64,
+        date: Option<u64>,
+    },
     /// All of them were listed.
     End,
     /// Another crawl is under way.
@@ -262,14 +300,16 @@ pub(super) fn walk_line(line: &[u8]) -> WalkLine {
     if let Some(rest) = line.strip_prefix(b"key=") {
         let mut words = rest.split(|&byte| byte == b' ');
         let key = words.next().and_then(decode_uri);
-        let size = words
-            .find_map(|word| word.strip_prefix(b"size="))
-            .and_then(number);
+        let (mut size, mut date) = (0, None);
+        for word in words {
+            if let Some(value) = word.strip_prefix(b"size=") {
+                size = number(value).unwrap_or(0);
+            } else if let Some(value) = word.strip_prefix(b"exp=") {
+                date = number(value);
+            }
+        }
         return match key {
-            Some(key) if !key.is_empty() => WalkLine::Item {
-                key,
-                size: size.unwrap_or(0),
-            },
+            Some(key) if !key.is_empty() => WalkLine::Item { key, size, date },
             _ => WalkLine::Bad,
         };
     }
@@ -342,27 +382,26 @@ mod tests {
 
     #[test]
     fn a_long_life_is_stored_as_a_date() {
-        let line = |ttl_s, base64| {
+        let line = |expiry, base64| {
             text(|out| {
                 let item = Stored {
                     key: b"foo",
                     base64,
                     value: b"xy",
                     client_flags: 5,
-                    ttl_s,
-                    unix_s: 1_700_000_000,
+                    expiry,
                     add: true,
                 };
                 store(&item, out);
             })
         };
-        assert_eq!(line(None, false), "ms foo 2 F5 T0 ME c\r\nxy\r\n");
+        assert_eq!(line(Expiry::Never, false), "ms foo 2 F5 T0 ME c\r\nxy\r\n");
         assert_eq!(
-            line(Some(2_592_000), false),
+            line(Expiry::of_life(2_592_000, 1_700_000_000), false),
             "ms foo 2 F5 T2592000 ME c\r\nxy\r\n"
         );
         assert_eq!(
-            line(Some(2_592_001), true),
+            line(Expiry::of_life(2_592_001, 1_700_000_000), true),
             "ms Zm9v 2 F5 T1702592001 ME c b\r\nxy\r\n"
         );
     }
@@ -385,10 +424,18 @@ mod tests {
     #[test]
     fn lines_of_a_walk() {
         let line = b"key=a%20b%00%FF%0Az exp=-1 la=1 cas=17 fetch=yes cls=1 size=68";
-        let key = b"a b\0\xff\nz".to_vec();
-        assert_eq!(walk_line(line), WalkLine::Item { key, size: 68 });
-        let key = b"k".to_vec();
-        assert_eq!(walk_line(b"key=k exp=-1"), WalkLine::Item { key, size: 0 });
+        let key = b"a b\0\xff\nz";
+        let item = |key: &[u8], size, date| WalkLine::Item {
+            key: key.to_vec(),
+            size,
+            date,
+        };
+        assert_eq!(walk_line(line), item(key, 68, None));
+        assert_eq!(walk_line(b"key=k exp=-1"), item(b"k", 0, None));
+        assert_eq!(
+            walk_line(b"key=k exp=1700000100 la=1 cas=17 fetch=no cls=1 size=68"),
+            item(b"k", 68, Some(1_700_000_100))
+        );
         assert_eq!(walk_line(b"key= exp=-1"), WalkLine::Bad);
         assert_eq!(walk_line(b"key=%2"), WalkLine::Bad);
         assert_eq!(walk_line(b"END"), WalkLine::End);

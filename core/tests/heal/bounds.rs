@@ -51,8 +51,9 @@ fn large_values_on_their_way_are_bounded() {
     for number in 0..30 {
         lab.set(S, &format!("k{number}"), &value);
     }
-    lab.nodes[T.index()].stopped = true;
     lab.catch_up(T, &[S]);
+    lab.until_executed(T, "stats");
+    lab.nodes[T.index()].stopped = true;
     lab.settle_down();
     let read = lab.told(S, "mg k");
     assert!((8..=9).contains(&read), "{read} of 900 kB");
@@ -68,8 +69,9 @@ fn the_window_is_kept() {
     for number in 0..30 {
         lab.set(S, &format!("k{number}"), "v");
     }
-    lab.nodes[T.index()].stopped = true;
     lab.catch_up(T, &[S]);
+    lab.until_executed(T, "stats");
+    lab.nodes[T.index()].stopped = true;
     lab.settle_down();
     assert_eq!(lab.told(S, "mg k"), 5);
 }

@@ -229,7 +229,7 @@ fn answers_may_come_in_pieces() {
         lab.ask(S, format!("set k{number} 3 {number} 5\r\na\r\nbc\r\n"));
     }
     lab.catch_up(T, &[S]);
-    lab.pass_ms(500);
+    lab.pass_ms(1_500);
     assert!(lab.has_said(lab.copied(T, S)));
     lab.assert_equal(T, S);
 }

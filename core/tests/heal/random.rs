@@ -357,7 +357,8 @@ fn in_the_end_the_target_has_what_its_authority_has() {
     for seed in 0..200 {
         let counts = run(seed, |run| {
             run.end();
-            run.lab.assert_equal(T, S);
+            // An answer takes seconds here. How far the clocks went meanwhile is not known.
+            run.lab.assert_equal_within(T, S, 4);
         });
         removed += counts["md"];
     }

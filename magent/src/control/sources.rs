@@ -36,7 +36,7 @@ pub(super) enum Found {
 /// Where events come from.
 pub(super) struct Sources {
     workers: UnboundedReceiver<FromWorker>,
-    healing: UnboundedReceiver<healing::Event>,
+    healing: healing::Events,
     found: UnboundedReceiver<Found>,
     end: Signal,
     interrupt: Signal,
@@ -47,7 +47,7 @@ impl Sources {
     /// From now on signals are caught.
     pub(super) fn new(
         workers: UnboundedReceiver<FromWorker>,
-        healing: UnboundedReceiver<healing::Event>,
+        healing: healing::Events,
         found: UnboundedReceiver<Found>,
     ) -> Result<Self> {
         Ok(Self {

@@ -28,7 +28,9 @@ pub(crate) use dataset::store_dataset;
 pub(crate) use endpoint::{
     Endpoint, free_endpoint, free_endpoint_localhost, free_endpoint_on, free_endpoint_v6, loopback,
 };
-pub(crate) use items::{EXPIRY_OFF_MAX, Item, Items, items_through, missing, unix_now};
+pub(crate) use items::{
+    EXPIRY_OFF_MAX, Item, Items, Moment, items_through, missing, token, unix_now,
+};
 pub(crate) use load::{Load, Report};
 pub(crate) use magent::{Magent, run_magent};
 pub(crate) use memcached::Memcached;

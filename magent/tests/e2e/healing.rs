@@ -5,8 +5,8 @@
 //! asked directly, hold the same value and flags, with the same expiry (`EXPIRY_OFF_MAX`): what was acknowledged.
 //!
 //! Each file is one way to be away: `emptied`, `kept` (it comes back with what it held), `hung`, `cut_off`;
-//! `two_proxies` and `restarted_proxy` are about who watches; `catch_up` is about the copying itself,
-//! `events` about who is told.
+//! `two_proxies` and `restarted_proxy` are about who watches; `catch_up` is about the copying itself, `kinds` about
+//! what is copied, `events` about who is told.
 //!
 //! Not here: what a single client sees command by command (`docs/failover.md` and its test).
 
@@ -17,12 +17,13 @@ mod emptied;
 mod events;
 mod hung;
 mod kept;
+mod kinds;
 mod placement;
 mod restarted_proxy;
 mod soak;
 mod two_proxies;
 
-use super::harness::{Cluster, EXPIRY_OFF_MAX, Items, Load, Magent, Report, store_dataset};
+use super::harness::{Cluster, Items, Load, Magent, Report, store_dataset};
 
 /// Clients in the background; few, because the machine has other work.
 const CLIENTS: u64 = 4;
@@ -67,20 +68,14 @@ impl Scene {
 
     /// Waits until all is well, then compares everything.
     #[track_caller]
-    fn finish(self) -> Report {
-        self.finish_within(EXPIRY_OFF_MAX)
-    }
-
-    /// The same with expiries that may be so many seconds off.
-    #[track_caller]
-    fn finish_within(mut self, off_max: u64) -> Report {
+    fn finish(mut self) -> Report {
         self.cluster.magent.wait_until_healed();
         self.load.wait_for_answers(ANSWERS);
         let mut report = self.load.finish();
         report.assert_perfect();
         self.items.append(&mut report.expected);
         self.cluster.magent.wait_until_healed();
-        self.cluster.assert_in_step_within(&self.items, off_max);
+        self.cluster.assert_in_step(&self.items);
         report
     }
 }

@@ -94,22 +94,10 @@ impl Cluster {
     /// through the proxy.
     #[track_caller]
     pub(crate) fn assert_in_step(&self, expected: &Items) {
-        self.assert_in_step_within(expected, EXPIRY_OFF_MAX);
-    }
-
-    /// The same with expiries that may be so many seconds off.
-    #[track_caller]
-    pub(crate) fn assert_in_step_within(&self, expected: &Items, off_max: u64) {
         let primaries: Vec<&Memcached> = self.primaries.iter().collect();
         let backups: Vec<&Memcached> = self.backups.iter().collect();
-        let mut wrong = differences(&primaries, &backups, off_max);
-        wrong.extend(not_held(
-            &self.magent,
-            &primaries,
-            &backups,
-            expected,
-            off_max,
-        ));
+        let mut wrong = differences(&primaries, &backups, EXPIRY_OFF_MAX);
+        wrong.extend(not_held(&self.magent, &primaries, &backups, expected));
         assert_none(&wrong);
     }
 
@@ -118,13 +106,7 @@ impl Cluster {
     pub(crate) fn assert_holds(&self, expected: &Items) {
         let primaries: Vec<&Memcached> = self.primaries.iter().collect();
         let backups: Vec<&Memcached> = self.backups.iter().collect();
-        assert_none(&not_held(
-            &self.magent,
-            &primaries,
-            &backups,
-            expected,
-            EXPIRY_OFF_MAX,
-        ));
+        assert_none(&not_held(&self.magent, &primaries, &backups, expected));
         let others = differences(&primaries, &backups, EXPIRY_OFF_MAX);
         println!(
             "{} copies differ, of items whose last write was not acknowledged",
@@ -155,7 +137,6 @@ fn not_held(
     primaries: &[&Memcached],
     backups: &[&Memcached],
     expected: &Items,
-    off_max: u64,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     for (backends, role) in [(primaries, "primary"), (backups, "backup")] {
@@ -166,14 +147,14 @@ fn not_held(
             wrong.extend(missing(
                 &share,
                 &backend.items_of(share.keys()),
-                off_max,
+                EXPIRY_OFF_MAX,
                 &who,
             ));
         }
     }
     let read = items_through(magent, expected.keys());
     // The proxy's clock is yet another.
-    wrong.extend(missing(expected, &read, off_max + 1, "the proxy"));
+    wrong.extend(missing(expected, &read, EXPIRY_OFF_MAX + 1, "the proxy"));
     wrong
 }
 

@@ -14,14 +14,49 @@ use super::{Client, Magent, Memcached, shown, wait_for};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) client_flags: u32,
-    /// Seconds since 1970; `None` never expires.
-    pub(crate) expires_at: Option<u64>,
+    /// `None` never expires.
+    pub(crate) expires: Option<Moment>,
     pub(crate) value: Vec<u8>,
 }
 
-/// How far a copy's expiry may be off, in seconds: 2 are promised, and as many are left to clocks. memcached counts
-/// whole seconds from a start of its own, and on a busy machine its clock ticks late. Each healing may add one.
-pub(crate) const EXPIRY_OFF_MAX: u64 = 4;
+/// When an item ends, in seconds since 1970, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    from: u64,
+    to: u64,
+}
+
+impl Moment {
+    pub(crate) const fn at(unix_s: u64) -> Self {
+        Self {
+            from: unix_s,
+            to: unix_s,
+        }
+    }
+
+    /// `exptime` seconds after a command that was sent at `sent_at` and has just been answered; `None` for 0.
+    pub(crate) fn after(sent_at: u64, exptime: u64) -> Option<Self> {
+        (exptime > 0).then(|| Self {
+            from: sent_at + exptime,
+            to: unix_now() + exptime,
+        })
+    }
+
+    pub(crate) const fn is_before(self, unix_s: u64) -> bool {
+        self.to < unix_s
+    }
+
+    /// Seconds between the two.
+    const fn apart(self, other: Self) -> u64 {
+        let before = other.from.saturating_sub(self.to);
+        let behind = self.from.saturating_sub(other.to);
+        before + behind
+    }
+}
+
+/// How far a copy's expiry may be off, in seconds, however often it was healed. Most of it is memcached's own: it counts
+/// whole seconds from a start of its own.
+pub(crate) const EXPIRY_OFF_MAX: u64 = 2;
 
 /// What is longer than this, in seconds, is stored as a date.
 pub(crate) const RELATIVE_S_MAX: u64 = 2_592_000;
@@ -32,8 +67,8 @@ pub(crate) type Items = BTreeMap<Vec<u8>, Item>;
 impl Item {
     /// How it differs from `other`, whose expiry may be so many seconds off.
     fn difference(&self, other: &Self, off_max: u64) -> Option<String> {
-        let expiries_agree = match (self.expires_at, other.expires_at) {
-            (Some(one), Some(other)) => one.abs_diff(other) <= off_max,
+        let expiries_agree = match (self.expires, other.expires) {
+            (Some(one), Some(other)) => one.apart(other) <= off_max,
             (one, other) => one == other,
         };
         let agree =
@@ -48,7 +83,7 @@ impl Item {
             self.value.len(),
             shown(value),
             self.client_flags,
-            self.expires_at
+            self.expires
         )
     }
 }
@@ -155,13 +190,13 @@ fn parse_header(line: &str, now: u64) -> Option<(Vec<u8>, Item, usize)> {
     } else {
         key.as_bytes().to_vec()
     };
-    let expires_at = match flag('t')? {
+    let expires = match flag('t')? {
         "-1" => None,
-        seconds => Some(now + seconds.parse::<u64>().ok()?),
+        seconds => Some(Moment::at(now + seconds.parse::<u64>().ok()?)),
     };
     let item = Item {
         client_flags: flag('f')?.parse().ok()?,
-        expires_at,
+        expires,
         value: Vec::new(),
     };
     Some((key, item, value_len))

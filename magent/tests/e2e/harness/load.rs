@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::client::Outcome;
-use super::items::{Item, Items, unix_now};
+use super::items::{Item, Items, Moment, unix_now};
 use super::{Client, Endpoint, wait_for, wait_until};
 
 /// Running clients.
@@ -186,7 +186,7 @@ enum Answer {
 struct Held {
     value: String,
     client_flags: u32,
-    expires_at: Option<u64>,
+    expires: Option<Moment>,
 }
 
 /// Keys of each client; few, so that every one is written and read many times in a run.
@@ -256,7 +256,7 @@ impl LoadClient {
             if let Known::Is(held) = &self.known[index] {
                 let item = Item {
                     client_flags: held.client_flags,
-                    expires_at: held.expires_at,
+                    expires: held.expires,
                     value: held.value.clone().into_bytes(),
                 };
                 self.report
@@ -331,6 +331,7 @@ impl LoadClient {
         let (key, value) = (self.key(index), self.fresh_value(index));
         let (exptime, client_flags) = (self.exptime(), self.rng.u32(..));
         let before = std::mem::replace(&mut self.known[index], Known::Unknown);
+        let sent_at = unix_now();
         let answer = self
             .connected()?
             .try_store_item(verb, &key, client_flags, exptime, value.as_bytes())
@@ -348,7 +349,7 @@ impl LoadClient {
             "STORED" => Known::Is(Held {
                 value,
                 client_flags,
-                expires_at: expires_at(exptime),
+                expires: Moment::after(sent_at, exptime),
             }),
             _ if fits => before,
             _ => Known::Unknown,
@@ -449,6 +450,7 @@ impl LoadClient {
             "cas {key} {client_flags} {exptime} {} {version}",
             value.len()
         );
+        let sent_at = unix_now();
         let answer = self
             .connected()?
             .try_command(&format!("{head}\r\n{value}"))
@@ -465,7 +467,7 @@ impl LoadClient {
             "STORED" => Known::Is(Held {
                 value,
                 client_flags,
-                expires_at: expires_at(exptime),
+                expires: Moment::after(sent_at, exptime),
             }),
             "EXISTS" => before,
             _ => Known::Unknown,
@@ -476,6 +478,7 @@ impl LoadClient {
     fn touch(&mut self, index: usize) -> Outcome<()> {
         let (key, exptime) = (self.key(index), self.exptime());
         let before = std::mem::replace(&mut self.known[index], Known::Unknown);
+        let sent_at = unix_now();
         let answer = self
             .connected()?
             .try_command(&format!("touch {key} {exptime}"))
@@ -491,7 +494,7 @@ impl LoadClient {
         }
         self.known[index] = match before {
             Known::Is(held) => Known::Is(Held {
-                expires_at: expires_at(exptime),
+                expires: Moment::after(sent_at, exptime),
                 ..held
             }),
             other @ (Known::Absent | Known::Unknown) => other,
@@ -567,10 +570,6 @@ impl LoadClient {
         }
         Ok(self.connection.as_mut().expect("connected above"))
     }
-}
-
-fn expires_at(exptime: u64) -> Option<u64> {
-    (exptime > 0).then(|| unix_now() + exptime)
 }
 
 fn next(number: &str) -> String {

@@ -13,20 +13,63 @@
 //!   the kernel removes namespace and cable after them.
 
 use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path as FilePath;
 use std::process::{Command, Stdio};
 
 use super::process::{Process, find_program};
 use super::{Endpoint, Memcached, Path, wait_until};
 
-/// The namespace and its cable. One for a test process.
+/// The namespace and its cable.
 #[derive(Debug)]
 pub(crate) struct Network {
     // Keeps the namespace while no memcached is in it.
     holder: Process,
-    address: Ipv4Addr,
-    near_end: String,
+    subnet: Subnet,
 }
+
+/// Two addresses that nobody else on this machine uses.
+#[derive(Debug)]
+struct Subnet {
+    near: Ipv4Addr,
+    far: Ipv4Addr,
+    /// Of the interface with the near address.
+    near_end: String,
+    // Held as long as the addresses are used. Such names are of one network, as interfaces are.
+    _claim: UnixListener,
+}
+
+impl Subnet {
+    /// The first that is free.
+    fn claim() -> Self {
+        (0..SUBNET_COUNT)
+            .find_map(Self::claim_one)
+            .expect("other tests do not use them all")
+    }
+
+    fn claim_one(index: u16) -> Option<Self> {
+        let name = format!("magent-e2e-subnet-{index}");
+        let address = SocketAddr::from_abstract_name(name).ok()?;
+        let claim = UnixListener::bind_addr(&address).ok()?;
+        let near_end = format!("mg{index}");
+        // A namespace takes a moment to go, and its cable with it.
+        if FilePath::new("/sys/class/net").join(&near_end).exists() {
+            return None;
+        }
+        let [high, low] = (index * 4).to_be_bytes();
+        let [near, far] = [1, 2].map(|host| Ipv4Addr::new(198, 18, high, low | host));
+        Some(Self {
+            near,
+            far,
+            near_end,
+            _claim: claim,
+        })
+    }
+}
+
+/// 198.18.0.0/15 is for tests of networks, and used by nobody else. Of its first half, four addresses each.
+const SUBNET_COUNT: u16 = 1 << 14;
 
 const FAR_END: &str = "far";
 
@@ -48,39 +91,26 @@ impl Network {
         wait_until("the namespace is there", || {
             network_of(holder.pid()) != ours
         });
-        // 198.18.0.0/15 is for tests of networks, and used by nobody else.
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let [near, far] = [1, 2].map(|host| Ipv4Addr::new(198, 18, high, low & 0xfc | host));
         let this = Self {
-            near_end: format!("mg{}", std::process::id()),
-            address: far,
             holder,
+            subnet: Subnet::claim(),
         };
+        let Subnet {
+            near,
+            far,
+            near_end,
+            ..
+        } = &this.subnet;
         let pid = this.holder.pid().to_string();
         let made = succeeds(
             "ip",
             &[
-                "link",
-                "add",
-                &this.near_end,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                FAR_END,
-                "netns",
-                &pid,
+                "link", "add", near_end, "type", "veth", "peer", "name", FAR_END, "netns", &pid,
             ],
         ) && succeeds(
             "ip",
-            &[
-                "address",
-                "add",
-                &format!("{near}/30"),
-                "dev",
-                &this.near_end,
-            ],
-        ) && succeeds("ip", &["link", "set", &this.near_end, "up"])
+            &["address", "add", &format!("{near}/30"), "dev", near_end],
+        ) && succeeds("ip", &["link", "set", near_end, "up"])
             && this.run_inside(&["ip", "address", "add", &format!("{far}/30"), "dev", FAR_END])
             && this.run_inside(&["ip", "link", "set", "lo", "up"]);
         if !made {
@@ -93,7 +123,7 @@ impl Network {
     /// A memcached inside. Start one only.
     pub(crate) fn start_memcached(&self) -> Memcached {
         const PORT: u16 = 11_211;
-        let endpoint = Endpoint::Tcp((self.address, PORT).into());
+        let endpoint = Endpoint::Tcp((self.subnet.far, PORT).into());
         Memcached::start_through(
             &[
                 "nsenter",

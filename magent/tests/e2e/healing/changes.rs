@@ -1,6 +1,6 @@
 //! One client's changes while a backend is away: what was acknowledged, kind by kind.
 
-use super::super::harness::{Client, Item, Items, key_at, unix_now};
+use super::super::harness::{Client, Item, Items, Moment, key_at, unix_now};
 
 /// Keys of one primary, each changed in its own way in every round.
 pub(super) struct Changes {
@@ -9,7 +9,8 @@ pub(super) struct Changes {
     counted: Vec<String>,
     touched: Vec<String>,
     round: u64,
-    touched_until: u64,
+    /// Of those that were touched, in their order.
+    touched_until: Vec<Option<Moment>>,
 }
 
 const KEYS_OF_A_KIND: u32 = 25;
@@ -28,7 +29,7 @@ impl Changes {
             counted: keys(3, b"0"),
             touched: keys(4, b"touched"),
             round: 0,
-            touched_until: 0,
+            touched_until: Vec::new(),
         }
     }
 
@@ -51,15 +52,17 @@ impl Changes {
             );
         }
         let exptime = 10_000 * self.round;
+        self.touched_until.clear();
         for key in &self.touched {
+            let sent_at = unix_now();
             assert_eq!(
                 client
                     .try_command(&format!("touch {key} {exptime}"))
                     .unwrap(),
                 "TOUCHED"
             );
+            self.touched_until.push(Moment::after(sent_at, exptime));
         }
-        self.touched_until = unix_now() + exptime;
     }
 
     /// Compares what a client reads with what was acknowledged.
@@ -89,9 +92,9 @@ impl Changes {
 
     /// What must be there.
     pub(super) fn expected(&self) -> Items {
-        let item = |value: String, expires_at| Item {
+        let item = |value: String, expires| Item {
             client_flags: 0,
-            expires_at,
+            expires,
             value: value.into_bytes(),
         };
         let mut items = Items::new();
@@ -104,11 +107,8 @@ impl Changes {
         for key in &self.counted {
             items.insert(key.clone().into_bytes(), item(self.round.to_string(), None));
         }
-        for key in &self.touched {
-            items.insert(
-                key.clone().into_bytes(),
-                item("touched".to_owned(), Some(self.touched_until)),
-            );
+        for (key, &until) in self.touched.iter().zip(&self.touched_until) {
+            items.insert(key.clone().into_bytes(), item("touched".to_owned(), until));
         }
         items
     }
