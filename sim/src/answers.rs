@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::binary::{take_packet, understand};
 use crate::workload::{Key, Op, Outcome, Quiet, Verb};
 
 /// An item as a client was given it.
@@ -104,6 +105,39 @@ impl Expected {
         Ok(used)
     }
 
+    /// The same of a binary client.
+    pub(crate) fn receive_packets(
+        &mut self,
+        ops: &[Op],
+        keys: &[Key],
+        bytes: &[u8],
+        answers: &mut Vec<Answer>,
+    ) -> Result<usize, String> {
+        let mut used = 0;
+        while let Some((packet, len)) = take_packet(&bytes[used..])? {
+            used += len;
+            loop {
+                let Some(owed) = self.queue.front() else {
+                    return Err(format!("an answer that nobody asked for: {packet:?}"));
+                };
+                let op = &ops[owed.op as usize];
+                if op.id == packet.opaque {
+                    if let Some(answer) = understand(op, keys, &packet)? {
+                        answers.push(answer);
+                        self.queue.pop_front();
+                    }
+                    break;
+                }
+                if op.quiet != Quiet::Meta {
+                    return Err(format!("not the answer of request {}: {packet:?}", op.id));
+                }
+                answers.push(silence(op, false));
+                self.queue.pop_front();
+            }
+        }
+        Ok(used)
+    }
+
     fn on_unit(
         &mut self,
         ops: &[Op],
@@ -185,7 +219,8 @@ fn silence(op: &Op, error: bool) -> Answer {
             ..plain(op, Outcome::Unknown)
         };
     }
-    if op.verb == Verb::MetaGet {
+    // A quiet classic get is a packet.
+    if matches!(op.verb, Verb::MetaGet | Verb::Get { .. }) {
         return read(op, vec![(op.keys[0], None)], false);
     }
     plain(op, Outcome::Done)

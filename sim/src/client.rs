@@ -7,6 +7,7 @@ use magent_core::stats::Counter;
 use magent_node::{Next, Session, Store, StoreConfig};
 
 use crate::answers::{Answer, Expected};
+use crate::binary::speaks_binary;
 use crate::check::{Reader, Violation, violation};
 use crate::memcached::ITEM_LEN_MAX;
 use crate::network::{Closed, End, Handle, Link, LinkId, Peer};
@@ -161,10 +162,12 @@ impl World {
             .min(client.requests_left as u64);
         let mut bytes = Vec::new();
         let mut quiet = false;
+        // An opaque says whose an answer is, errors included.
+        let binary = speaks_binary(&self.options, index);
         for _ in 0..count {
             let mut start = bytes.len();
             let mut op = self.make(index, &mut bytes, |maker| maker.make());
-            if quiet && op.quiet == Quiet::No {
+            if quiet && op.quiet == Quiet::No && !binary {
                 // Errors do not say whose they are, so a row of quiet requests ends with one that has none.
                 bytes.truncate(start);
                 self.invoke_noop(index, &mut bytes);
@@ -391,12 +394,13 @@ impl World {
         let mut inbox = std::mem::take(&mut self.clients[index].inbox);
         inbox.extend_from_slice(bytes);
         let mut answers = Vec::new();
-        let result = self.clients[index].expected.receive(
-            &self.history.ops,
-            &self.history.keys,
-            &inbox,
-            &mut answers,
-        );
+        let expected = &mut self.clients[index].expected;
+        let (ops, keys) = (&self.history.ops, &self.history.keys);
+        let result = if speaks_binary(&self.options, index) {
+            expected.receive_packets(ops, keys, &inbox, &mut answers)
+        } else {
+            expected.receive(ops, keys, &inbox, &mut answers)
+        };
         // What was understood before the mistake counts as well.
         for answer in answers {
             self.on_answer(index, answer)?;

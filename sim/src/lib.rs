@@ -17,6 +17,7 @@
 
 mod answers;
 mod audit;
+mod binary;
 mod check;
 mod client;
 mod connections;

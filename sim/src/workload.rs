@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use magent_core::Time;
 
+use crate::binary::speaks_binary;
 use crate::options::Options;
 use crate::rng::Rng;
 
@@ -121,7 +122,7 @@ pub(crate) struct Op {
     /// Bytes of fill of the value.
     pub fill_len: usize,
     pub quiet: Quiet,
-    /// Letters and tokens that the answer must repeat, in this order.
+    /// Letters and tokens that the answer must repeat, in this order; of a packet its opcode.
     pub echoes: Vec<u8>,
     /// Whether the key went as base64.
     pub base64: bool,
@@ -302,6 +303,10 @@ impl Maker<'_> {
     /// Makes one request: writes its bytes and yields what it is.
     pub(crate) fn make(&mut self) -> Op {
         let mut op = self.make_nothing();
+        if speaks_binary(self.options, self.client) {
+            self.make_packet(&mut op);
+            return op;
+        }
         if self.rng.per_mille(self.options.flush_per_mille) {
             op.verb = Verb::Flush;
             op.effect = Effect::Flush;
@@ -330,9 +335,13 @@ impl Maker<'_> {
         op
     }
 
-    /// A `mn`, which ends a row of quiet requests.
+    /// A `mn` or `Noop`, which ends a row of quiet requests.
     pub(crate) fn make_noop(&mut self) -> Op {
         let mut op = self.make_nothing();
+        if speaks_binary(self.options, self.client) {
+            self.make_packet_noop(&mut op);
+            return op;
+        }
         op.verb = Verb::MetaNoop;
         self.line("mn");
         op
@@ -384,7 +393,7 @@ impl Maker<'_> {
         }
     }
 
-    fn any_key(&mut self) -> usize {
+    pub(crate) fn any_key(&mut self) -> usize {
         loop {
             // The first keys are asked for more often.
             let index = self.rng.index(self.keys.len());
@@ -465,7 +474,7 @@ impl Maker<'_> {
     }
 
     /// The value of a write, with its effect noted.
-    fn value(&mut self, op: &mut Op) -> Vec<u8> {
+    pub(crate) fn value(&mut self, op: &mut Op) -> Vec<u8> {
         let key = op.keys[0];
         if self.keys[key].kind == KeyKind::Counter {
             return counter(op.id);
