@@ -35,7 +35,7 @@ _magent() {
 
     case "${cmd}" in
         magent)
-            opts="-l -p -f -a -s -b -k -u -g -D -v -n -i -h -V --listen --port --socket --socket-mode --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --backup-placement --no-flush --read-error --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --max-clients --max-backend-connections --help --version demo route man completions"
+            opts="-l -p -f -a -s -b -k -u -g -D -v -n -i -h -V --listen --port --socket --socket-mode --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --lock-with-data --backup-placement --no-flush --read-error --advertise --advertise-version --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --max-clients --max-backend-connections --help --version demo route man completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -127,8 +127,20 @@ _magent() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --lock-with-data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --backup-placement)
                     COMPREPLY=($(compgen -W "apart hash" -- "${cur}"))
+                    return 0
+                    ;;
+                --advertise)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --advertise-version)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --hedge-ms)
@@ -314,7 +326,7 @@ _magent() {
             return 0
             ;;
         magent__subcmd__route)
-            opts="-s -b -k -l -p -f -a -u -g -D -v -n -i -h --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --backup-placement --listen --port --socket --socket-mode --no-flush --read-error --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --max-clients --max-backend-connections --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --format --summary --help"
+            opts="-s -b -k -l -p -f -a -u -g -D -v -n -i -h --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --lock-with-data --backup-placement --listen --port --socket --socket-mode --no-flush --read-error --advertise --advertise-version --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --max-clients --max-backend-connections --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --format --summary --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -349,6 +361,10 @@ _magent() {
                     return 0
                     ;;
                 --hash-filter)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lock-with-data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -407,6 +423,14 @@ _magent() {
                     return 0
                     ;;
                 -a)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --advertise)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --advertise-version)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

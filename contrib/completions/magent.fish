@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_magent_global_optspecs
-    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= backup-placement= no-flush read-error hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
+    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= lock-with-data= backup-placement= no-flush read-error advertise= advertise-version= hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
 end
 
 function __fish_magent_needs_command
@@ -34,8 +34,11 @@ complete -c magent -n "__fish_magent_needs_command" -l scheme -d 'How keys are p
 complete -c magent -n "__fish_magent_needs_command" -l hash-tag -d 'twemproxy\'s hash_tag: place keys by what is between X and Y, such as {}' -r
 complete -c magent -n "__fish_magent_needs_command" -l hash-seed -d 'memcached proxy\'s seed, for schemes with xxh3' -r
 complete -c magent -n "__fish_magent_needs_command" -l hash-filter -d 'memcached proxy\'s filter: stop:STRING or tags:XY' -r
+complete -c magent -n "__fish_magent_needs_command" -l lock-with-data -d 'Keep the locks of PHP\'s sessions with their data: php, or one handler' -r
 complete -c magent -n "__fish_magent_needs_command" -l backup-placement -d 'apart: a key\'s backup is on another host than its primary; hash: anywhere' -r -f -a "apart\t''
 hash\t''"
+complete -c magent -n "__fish_magent_needs_command" -l advertise -d 'Proxies that clients with auto discovery are told, this one included' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_needs_command" -l advertise-version -d 'Version of that list [default: when this process started]' -r
 complete -c magent -n "__fish_magent_needs_command" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
 complete -c magent -n "__fish_magent_needs_command" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
 complete -c magent -n "__fish_magent_needs_command" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
@@ -78,12 +81,15 @@ complete -c magent -n "__fish_magent_using_subcommand route" -l scheme -d 'How k
 complete -c magent -n "__fish_magent_using_subcommand route" -l hash-tag -d 'twemproxy\'s hash_tag: place keys by what is between X and Y, such as {}' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l hash-seed -d 'memcached proxy\'s seed, for schemes with xxh3' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l hash-filter -d 'memcached proxy\'s filter: stop:STRING or tags:XY' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l lock-with-data -d 'Keep the locks of PHP\'s sessions with their data: php, or one handler' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l backup-placement -d 'apart: a key\'s backup is on another host than its primary; hash: anywhere' -r -f -a "apart\t''
 hash\t''"
 complete -c magent -n "__fish_magent_using_subcommand route" -s l -l listen -d 'Address to listen on; repeat it or separate several by commas' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_using_subcommand route" -s p -l port -d 'TCP port to listen on; 0 for none' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -s f -l socket -d 'Unix socket to listen on as well, or alone with -p 0' -r -F
 complete -c magent -n "__fish_magent_using_subcommand route" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l advertise -d 'Proxies that clients with auto discovery are told, this one included' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_using_subcommand route" -l advertise-version -d 'Version of that list [default: when this process started]' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''

@@ -9,12 +9,15 @@
 //!
 //! Not here: flags and their spelling (`magent/src/cli.rs`), where a key goes (`scheme`).
 
+mod advertised;
+
 use std::fmt;
 
 use crate::BackendId;
 use crate::breaks::Breaks;
 use crate::scheme::{Ring, Scheme, SchemeError, SchemeOptions};
 use crate::server::{Address, ServerSpec};
+pub use advertised::{Advertised, AdvertisedProxy};
 
 /// Everything that the workers and the keeper need to know before they start.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct Config {
     pub on_overflow: OnOverflow,
     /// Whether a key's backup may be on its primary's host.
     pub backup_placement: BackupPlacement,
+    /// What clients with auto discovery are told, if anything.
+    pub advertised: Option<Advertised>,
     /// What `stats` says about the process.
     pub process: ProcessInfo,
     /// Whether the engine reports where each request went (`-v`).
@@ -206,6 +211,7 @@ impl Config {
             hedge: Hedge::Auto,
             on_overflow: OnOverflow::Flush,
             backup_placement: BackupPlacement::Apart,
+            advertised: None,
             process: ProcessInfo::default(),
             trace_routes: false,
             breaks: Breaks::default(),

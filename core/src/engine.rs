@@ -10,11 +10,12 @@
 //! | --- | --- |
 //! | When is a client read, when closed? | `clients`, `upload` |
 //! | What becomes of a request? | `start`, `exchange` |
-//! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `slots`, `broadcast` |
+//! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `slots`, `lock_order`, `broadcast` |
 //! | What leaves for a backend, when? | `backends`, `gather`, `encode`, `explicit` |
 //! | Whose answer is this? | `answers` |
 //! | How does it reach the client? | `replies`, `send_queue` |
 //! | And if the client speaks binary? | `binary` |
+//! | And if it asks who else there is? | `discovery` |
 //! | What if a backend is silent? | `hedge` |
 //! | What did a backend miss? | `purge`, `remembered` |
 //!
@@ -39,12 +40,14 @@ mod backends;
 mod binary;
 mod broadcast;
 mod clients;
+mod discovery;
 mod encode;
 mod exchange;
 mod explicit;
 mod fill;
 mod gather;
 mod hedge;
+mod lock_order;
 mod locks;
 mod purge;
 mod reads;
@@ -239,6 +242,8 @@ pub struct Engine {
     /// When the turn under way began.
     turn_at: Time,
     process: ProcessInfo,
+    /// What clients with auto discovery are told, if anything.
+    cluster: Option<Vec<u8>>,
     versions: Versions,
     /// By backend: its address, for statistics and errors.
     names: Vec<String>,
@@ -313,6 +318,10 @@ impl Engine {
             started: now,
             turn_at: now,
             process: config.process,
+            cluster: config
+                .advertised
+                .as_ref()
+                .map(|advertised| advertised.wire(config.process)),
             versions: Versions::new(config.process, worker),
             names: config.backends.iter().map(ToString::to_string).collect(),
             is_primary: (0..config.backends.len())

@@ -190,6 +190,11 @@ pub enum Request<'a> {
         /// What follows `stats`.
         args: &'a [u8],
     },
+    /// `config get`: Amazon ElastiCache's, to memcached an unknown command.
+    Config {
+        /// What is asked for.
+        key: &'a [u8],
+    },
     /// `quit`.
     Quit,
     /// `mn`.

@@ -18,6 +18,7 @@ mod error;
 mod hash;
 mod jump;
 mod ketama;
+mod lock_keys;
 mod mcrouter;
 mod modulo;
 mod options;
@@ -27,6 +28,7 @@ mod spooky;
 mod table;
 
 pub use error::SchemeError;
+pub use lock_keys::{DataKey, LockKeys, LockRules};
 pub use options::{HashFilter, HashSeed, HashTag, SchemeOptions};
 pub use table::{HashName, SCHEMES, Scheme, SchemeInfo, WeightUse};
 
@@ -50,6 +52,7 @@ pub const POINTS_MAX: u64 = 4_000_000;
 /// A scheme over a list of servers: from a key to the index of a server.
 #[derive(Debug)]
 pub struct Ring {
+    lock_keys: LockKeys,
     part: KeyPart,
     picker: Picker,
     fair_weights: Box<[f64]>,
@@ -111,6 +114,7 @@ impl Ring {
             WeightUse::Whole | WeightUse::Fraction => server.weight().as_f64(),
         };
         Ok(Self {
+            lock_keys: options.lock_keys.clone(),
             part,
             picker,
             fair_weights: servers.iter().map(fair).collect(),
@@ -167,6 +171,14 @@ impl Ring {
     }
 
     fn place(&self, key: &[u8]) -> Place<'_> {
+        if self.lock_keys.is_empty() {
+            self.place_itself(key)
+        } else {
+            self.place_itself(&self.lock_keys.data_key(key))
+        }
+    }
+
+    fn place_itself(&self, key: &[u8]) -> Place<'_> {
         let key = self.part.of(key);
         match &self.picker {
             Picker::Points { ring, hash } => Place::Circle {

@@ -521,3 +521,79 @@ fn a_refusal_is_mended_before_the_next_write_of_the_key() {
         "SERVER_ERROR out of memory storing object\r\n"
     );
 }
+
+/// A key on the first primary whose lock is on the second one.
+fn key_apart_from_its_lock(rig: &Rig) -> String {
+    let is_apart =
+        |key: &String| rig.primary_of(key) == 0 && rig.primary_of(&format!("{key}.lock")) == 1;
+    (0..)
+        .map(|n| format!("session-{n}"))
+        .find(is_apart)
+        .unwrap()
+}
+
+#[test]
+fn a_session_is_read_when_its_lock_has_been_asked_for() {
+    // In one packet, as pecl-memcache does.
+    let mut rig = Rig::new(2, 0);
+    let client = rig.client();
+    let id = key_apart_from_its_lock(&rig);
+    rig.send(
+        client,
+        format!("incr {id}.lock 1\r\nadd {id}.lock 768 15 1\r\n1\r\nget {id}\r\n").as_bytes(),
+    );
+    assert_eq!(rig.sent(0), "", "it could be what another view replaces");
+    assert_eq!(
+        rig.sent(1),
+        format!("incr {id}.lock 1\r\nadd {id}.lock 768 15 1\r\n1\r\n")
+    );
+    rig.answer(1, b"1\r\n");
+    assert_eq!(rig.sent(0), "");
+    rig.answer(1, b"NOT_STORED\r\n");
+    assert_eq!(rig.sent(0), format!("get {id}\r\n"));
+    rig.answer(0, b"END\r\n");
+    assert_eq!(rig.got(client), "1\r\nNOT_STORED\r\nEND\r\n");
+    rig.lose_client(client);
+    assert_nothing_left(&mut rig);
+}
+
+#[test]
+fn a_lock_is_given_up_when_its_session_has_been_written() {
+    let mut rig = Rig::new(2, 0);
+    let client = rig.client();
+    let id = key_apart_from_its_lock(&rig);
+    rig.send(
+        client,
+        format!("set {id} 0 0 1\r\nx\r\nset {id}.lock 768 15 1\r\n0\r\nget other\r\n").as_bytes(),
+    );
+    assert_eq!(rig.sent(0), format!("set {id} 0 0 1\r\nx\r\n"));
+    assert_eq!(rig.sent(1), "", "another view would read what is replaced");
+    rig.answer(0, b"STORED\r\n");
+    let sent = rig.sent(1);
+    assert!(
+        sent.starts_with(&format!("set {id}.lock 768 15 1\r\n0\r\n")),
+        "{sent}"
+    );
+}
+
+#[test]
+fn a_session_in_binary_keeps_its_order_as_well() {
+    let mut rig = Rig::new(2, 0);
+    let client = rig.client();
+    let id = key_apart_from_its_lock(&rig);
+    let delete = |key: &str| {
+        let len = u8::try_from(key.len()).unwrap();
+        let mut packet = vec![0x80, 0x04, 0, len, 0, 0, 0, 0, 0, 0, 0, len];
+        packet.resize(24, 0);
+        packet.extend_from_slice(key.as_bytes());
+        packet
+    };
+    rig.send(
+        client,
+        &[delete(&id), delete(&format!("{id}.lock"))].concat(),
+    );
+    assert_eq!(rig.sent(0), format!("md {id}\r\n"));
+    assert_eq!(rig.sent(1), "");
+    rig.answer(0, b"HD\r\n");
+    assert_eq!(rig.sent(1), format!("md {id}.lock\r\n"));
+}

@@ -398,6 +398,9 @@ fn rewritten(request: &Request<'_>) -> (Vec<u8>, bool) {
                 .for_each(put);
         }
         Request::Quit => put(b"quit"),
+        Request::Config { key } => {
+            [&b"config"[..], b"get", key].into_iter().for_each(put);
+        }
         Request::MetaNoop => put(b"mn"),
         Request::Meta(meta) => {
             put(meta.verb.wire());

@@ -23,9 +23,10 @@ use clap::error::ErrorKind as UsageErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 use magent_core::config::{BackupPlacement, HEAL_RATE, LIMITS, Limit, OnOverflow};
-use magent_core::scheme::{HashFilter, HashTag, SCHEMES, WeightUse};
+use magent_core::scheme::{HashFilter, HashTag, LockRules, SCHEMES, WeightUse};
 use magent_core::server::ServerSpec;
 
+use crate::options::advertise::HostPort;
 use crate::options::{DemoOptions, Options, RouteOptions, RouteOutput, StateDir};
 pub(crate) use values::{HealRate, SchemeArg};
 use values::{Unit, hedge, number, octal, one_of, without_subject};
@@ -292,7 +293,7 @@ fn servers() -> [Arg; 2] {
     ]
 }
 
-fn placement() -> [Arg; 6] {
+fn placement() -> [Arg; 7] {
     [
         Arg::new("ketama")
             .short('k')
@@ -335,6 +336,7 @@ fn placement() -> [Arg; 6] {
                 "memcached proxy's filter. stop:STRING places keys by what precedes STRING \
                  (mcrouter's users need stop:|#|), tags:XY by what is between X and Y",
             ),
+        lock_with_data(),
         text("backup-placement", "HOW")
             .value_parser(one_of([
                 ("apart", BackupPlacement::Apart),
@@ -352,7 +354,23 @@ fn placement() -> [Arg; 6] {
     .map(|arg| arg.help_heading(PLACEMENT))
 }
 
-fn behaviour() -> [Arg; 2] {
+fn lock_with_data() -> Arg {
+    Arg::new("lock-with-data")
+        .long("lock-with-data")
+        .value_name("HANDLER")
+        .action(ArgAction::Append)
+        .value_parser(|text: &str| LockRules::from_str(text).map_err(|err| without_subject(&err)))
+        .help("Keep the locks of PHP's sessions with their data: php, or one handler")
+        .long_help(
+            "Place the lock of a PHP session as the session itself, so that a page view needs \
+                 one primary instead of two. memcached:PREFIX: PREFIXlock.ID as PREFIXID, for \
+                 php-memcached; PREFIX is its memcached.sess_prefix, by default memc.sess.key. \
+                 memcache: ID.lock as ID, for pecl-memcache. php: both, by default. Repeat it for \
+                 several. No other key moves",
+        )
+}
+
+fn behaviour() -> [Arg; 4] {
     [
         Arg::new("no-flush")
             .long("no-flush")
@@ -362,6 +380,27 @@ fn behaviour() -> [Arg; 2] {
             .long("read-error")
             .action(ArgAction::SetTrue)
             .help("Answer reads with an error if primary and backup are down; else they miss"),
+        text("advertise", "HOST:PORT")
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .value_parser(HostPort::from_str)
+            .value_hint(ValueHint::Hostname)
+            .help("Proxies that clients with auto discovery are told, this one included")
+            .long_help(
+                "Proxies that clients with auto discovery are told, this one included, as the \
+                 answer to \"config get cluster\" and \"get AmazonElastiCache:cluster\". Repeat it \
+                 or separate several by commas; it should be the same in all of them. Without it \
+                 these are an unknown command and an ordinary key",
+            ),
+        text("advertise-version", "N")
+            .value_parser(value_parser!(u64).range(1..=i64::MAX.cast_unsigned()))
+            .requires("advertise")
+            .help("Version of that list [default: when this process started]")
+            .long_help(
+                "Version of the list of --advertise, to be raised whenever it changes: clients \
+                 take over the list with the highest one. By default the time at which this \
+                 process started, in seconds, so that the proxy that was started last is believed",
+            ),
     ]
     .map(|arg| arg.help_heading(BEHAVIOUR))
 }

@@ -9,6 +9,7 @@
 //!
 //! Not here: how options are spelled and explained (`cli`).
 
+pub(crate) mod advertise;
 mod state_dir;
 
 use std::ffi::OsString;
@@ -21,7 +22,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ArgMatches;
 use magent_core::config::{BackupPlacement, Config, DeadRead, Flush, Hedge, Limits, OnOverflow};
 use magent_core::placement::{BackupChoice, Placement};
-use magent_core::scheme::{HashFilter, HashSeed, HashTag, Ring, Scheme, SchemeOptions, skew};
+use magent_core::scheme::{
+    HashFilter, HashSeed, HashTag, LockKeys, LockRules, Ring, Scheme, SchemeOptions, skew,
+};
 use magent_core::server::{ServerSpec, UNIX_PATH_LEN_MAX};
 
 use crate::cli::{self, HealRate, SchemeArg};
@@ -138,7 +141,8 @@ impl Options {
             .expect("has a default");
         let run = RunOptions::new(matches)?;
         config.trace_routes = run.verbosity >= Verbosity::Routes;
-        let notices = placement_notices(&config, matches.get_flag("ketama"));
+        let mut notices = placement_notices(&config, matches.get_flag("ketama"));
+        config.advertised = advertise::advertised(matches, &mut notices);
         Ok(Self {
             listen: listen_options(matches)?,
             config,
@@ -266,7 +270,9 @@ fn config(matches: &ArgMatches) -> Result<Config> {
         None if matches.get_flag("ketama") => Scheme::ketama_md5(),
         None => Scheme::magent(),
     };
+    let lock_rules = matches.get_many::<LockRules>("lock-with-data");
     let scheme_options = SchemeOptions {
+        lock_keys: LockKeys::new(lock_rules.into_iter().flatten()),
         hash_tag: matches.get_one::<HashTag>("hash-tag").copied(),
         hash_seed: matches
             .get_one::<String>("hash-seed")

@@ -108,6 +108,7 @@ fn write_text(
 ) -> Result<()> {
     let primaries = Column::new("PRIMARY", &config.primaries);
     let backups = Column::new("BACKUP", &config.backups);
+    let lock_keys = &config.scheme_options.lock_keys;
     let moved_from = can_move(config, placement).then(|| Column::new(MOVED_FROM, &config.backups));
     let head = moved_from.as_ref().map(|column| column.pad(column.title));
     let mut line = |primary: &str, backup: &str, moved_from: Option<String>, key: &str| {
@@ -122,8 +123,12 @@ fn write_text(
         let moved_from = moved_from
             .as_ref()
             .map(|column| column.pad(column.name(moved(placement, key, route))));
-        let key = key.escape_ascii().to_string();
-        line(primary, backups.name(route.backup_index), moved_from, &key)?;
+        let data_key = lock_keys.data_key(key);
+        let mut text = key.escape_ascii().to_string();
+        if *data_key != *key {
+            text = format!("{text}  (placed as {})", data_key.escape_ascii());
+        }
+        line(primary, backups.name(route.backup_index), moved_from, &text)?;
         Ok(())
     })?;
     out.flush()?;

@@ -118,6 +118,10 @@ const REFUSED: &[&[&str]] = &[
     &["-s", "a", "--hash-filter", "braces"],
     &["-s", "a", "--hash-tag", "{}", "--hash-filter", "tags:{}"],
     &["-s", "a", "--hash-seed", "x"],
+    &["-s", "a", "--lock-with-data", "redis"],
+    &["-s", "a", "--advertise", "192.168.1.2"],
+    &["-s", "a", "--advertise-version", "2"],
+    &["-s", "a", "--lock-with-data", "memcached:a b"],
     &["-s", "a", "--request-ms", "9"],
     &["-s", "a", "--max-memory", "1t"],
     &["-s", "a", "--hedge-ms", "soon"],
@@ -711,6 +715,20 @@ fn route_reads_keys_as_bytes() {
         text(&lines.stdout),
         "PRIMARY  BACKUP  KEY\na:11211  -       a\\nb\\xff\n"
     );
+}
+
+#[test]
+fn route_shows_locks_that_are_placed_as_their_data() {
+    let keys = [
+        "memc.sess.key.2kq5ssnh3lo7rfl6dq3p6v9e5m",
+        "memc.sess.key.lock.2kq5ssnh3lo7rfl6dq3p6v9e5m",
+        "2kq5ssnh3lo7rfl6dq3p6v9e5m",
+        "2kq5ssnh3lo7rfl6dq3p6v9e5m.lock",
+        "cron.lock",
+    ];
+    let route = |option: &[&str]| printed(&[&["route"], &ARTICLE[..], option, &keys].concat());
+    let shown = route(&[]) + &route(&["--lock-with-data", "php"]);
+    check_golden("magent/tests/golden/route-locks.txt", &shown);
 }
 
 #[test]

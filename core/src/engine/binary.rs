@@ -88,6 +88,7 @@ impl Engine {
                 self.clients[id.index as usize].held_back = true;
                 None
             }
+            Parsed::Item { item, .. } if self.packet_waits_for_lock(id, &item) => None,
             Parsed::Item { item, used } => {
                 self.clients[id.index as usize].asked = Some(Asked {
                     opcode: item.opcode,
@@ -154,6 +155,7 @@ impl Engine {
                 let delay = Decimal::new(exptime(packet));
                 self.start_flush(now, id, delay.digits(), false);
             }
+            Command::Config => self.start_config_packet(id, packet),
             Command::Noop => self.answer_locally(id, b"", false),
             Command::Version => {
                 let reply = self.version_reply();
@@ -232,8 +234,7 @@ impl Engine {
         this.only = true;
         this.wire.extend_from_slice(key);
         this.key = 0..u16::try_from(key.len()).expect("the parser bounds keys");
-        self.arm(now, exchange);
-        self.dispatch_read(now, exchange);
+        self.start_read(now, exchange, key);
     }
 }
 
@@ -266,6 +267,7 @@ fn write_flags(packet: &Packet<'_>, line: &mut Line) -> MetaVerb {
             MetaVerb::Set
         }
         Command::Flush
+        | Command::Config
         | Command::Noop
         | Command::Version
         | Command::Stat

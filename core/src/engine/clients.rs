@@ -44,6 +44,8 @@ pub(crate) struct Client {
     pub(super) answer_len_average: usize,
     /// Whether bytes wait in `inbox` or in the socket because too much is under way.
     pub(super) held_back: bool,
+    /// Whether one of its requests since its queue was empty was for a lock (`lock_order`).
+    pub(super) asked_for_lock: bool,
     /// Whether the client has sent its last byte.
     pub(super) ended: bool,
     pub(super) dirty: bool,
@@ -512,6 +514,7 @@ impl Engine {
                 self.clients[id.index as usize].held_back = true;
                 None
             }
+            Parsed::Item { item, .. } if self.request_waits_for_lock(id, &item) => None,
             Parsed::Item { item, used } => {
                 self.start(now, id, &item);
                 Some(used)

@@ -107,6 +107,7 @@ pub(super) fn encode(
         | Request::Arith { .. }
         | Request::Meta(_)
         | Request::Get { .. }
+        | Request::Config { .. }
         | Request::GetAndTouch { .. }
         | Request::Delete { .. }
         | Request::Touch { .. }

@@ -87,6 +87,7 @@ impl Engine {
             Request::Verbosity { noreply } => self.answer_locally(id, b"OK\r\n", noreply),
             Request::Stats { args } => self.start_stats(now, id, args),
             Request::Quit => self.stop_reading(id),
+            Request::Config { key } => self.start_config(id, key),
             Request::MetaNoop => self.answer_locally(id, b"MN\r\n", false),
             Request::Meta(meta) => self.start_meta(now, id, &meta),
         }
@@ -219,8 +220,7 @@ impl Engine {
         let Some(exptime) = exptime else {
             this.wire.extend_from_slice(key);
             this.key = 0..key_len_u16(key.len());
-            self.arm(now, exchange);
-            self.dispatch_read(now, exchange);
+            self.start_read(now, exchange, key);
             return;
         };
         let verb: &[u8] = match verb {
@@ -235,6 +235,16 @@ impl Engine {
         self.count(Counter::Touches);
         let class = Class::Conditional(Outcome::Repeat);
         self.begin_write(now, exchange, class, Form::Values);
+    }
+
+    /// A read of one key is complete.
+    pub(super) fn start_read(&mut self, now: Time, exchange: ExchangeId, key: &[u8]) {
+        if self.is_discovery(key) {
+            self.answer_discovery(exchange);
+        } else {
+            self.arm(now, exchange);
+            self.dispatch_read(now, exchange);
+        }
     }
 
     pub(super) fn start_store(&mut self, now: Time, id: ClientId, store: &Store<'_>) {

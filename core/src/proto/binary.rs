@@ -114,6 +114,8 @@ pub enum Command {
     SaslAuth,
     /// Goes on authenticating.
     SaslStep,
+    /// Asks for the list of servers. No memcached's, but Amazon ElastiCache's.
+    Config,
 }
 
 opcodes! {
@@ -152,6 +154,7 @@ opcodes! {
     0x22 SaslStep loud Shape::Sasl;
     0x23 GatK loud Shape::Extras(4);
     0x24 GatK quiet Shape::Extras(4);
+    0x60 Config loud Shape::Key;
 }
 
 macro_rules! statuses {

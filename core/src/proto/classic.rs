@@ -119,6 +119,7 @@ fn parse_line<'a>(line: &'a [u8], limits: &ParseLimits) -> Outcome<'a> {
         Some(b"verbosity") => verbosity(rest),
         Some(b"stats") => stats(rest),
         Some(b"quit") => Ok(Request::Quit),
+        Some(b"config") => config(line, rest),
         // A name from before 2007 that memcached still takes as `get`.
         Some(b"bget") => get(GetVerb::Get, rest),
         Some(_) | None => Err(unknown(line).into()),
@@ -133,6 +134,15 @@ fn get(verb: GetVerb, rest: &[u8]) -> Outcome<'_> {
         verb,
         keys: checked_keys(rest)?,
     })
+}
+
+/// Anything but `config get KEY` is as unknown as it is to memcached.
+fn config<'a>(line: &'a [u8], mut rest: &'a [u8]) -> Outcome<'a> {
+    let words = [(); 3].map(|()| next_token(&mut rest));
+    match words {
+        [Some(b"get"), Some(key), None] if is_key(key) => Ok(Request::Config { key }),
+        _ => Err(unknown(line).into()),
+    }
 }
 
 fn get_and_touch(verb: GetVerb, rest: &[u8]) -> Outcome<'_> {

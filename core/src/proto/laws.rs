@@ -205,7 +205,7 @@ fn check_fields(request: &Request<'_>) {
             assert!(store.value_len <= LIMITS.value_len_max);
             assert_eq!(store.cas.is_empty(), store.verb != super::StoreVerb::Cas);
         }
-        Request::Delete { key, .. } => assert_key(key),
+        Request::Delete { key, .. } | Request::Config { key } => assert_key(key),
         Request::Arith {
             key, delta: number, ..
         }

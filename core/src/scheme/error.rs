@@ -36,6 +36,11 @@ pub enum SchemeError {
         /// As written.
         text: Box<str>,
     },
+    /// No session handler of PHP, or a prefix that it refuses.
+    LockRules {
+        /// As written.
+        text: Box<str>,
+    },
     /// A hash tag and a filter at once.
     TagAndFilter,
     /// A seed for a scheme that does not hash keys with xxh3.
@@ -116,6 +121,12 @@ impl fmt::Display for SchemeError {
             }
             Self::HashFilter { text } => {
                 write!(f, "hash filter {text:?}: must be stop:STRING or tags:XY")
+            }
+            Self::LockRules { text } => {
+                write!(
+                    f,
+                    "session handler {text:?}: must be php, memcache, memcached or memcached:PREFIX"
+                )
             }
             Self::TagAndFilter => f.write_str("hash tag and hash filter: must not both be given"),
             Self::SeedUnused { scheme } => write!(

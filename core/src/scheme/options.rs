@@ -3,7 +3,7 @@
 //! Two programs cut the hashed part out of a key, and differ in one case: between `{` and `}`
 //! there may be nothing. twemproxy then hashes the whole key, memcached's proxy the empty one.
 
-use super::SchemeError;
+use super::{LockKeys, SchemeError};
 use std::fmt;
 use std::str::FromStr;
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,6 +11,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Options of a scheme; all off by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemeOptions {
+    /// `--lock-with-data`: keys that are placed as others are.
+    pub lock_keys: LockKeys,
     /// `--hash-tag`: twemproxy's.
     pub hash_tag: Option<HashTag>,
     /// `--hash-seed`: memcached proxy's, for schemes that hash keys with xxh3.

@@ -324,6 +324,11 @@ impl Rig {
             .unwrap()
     }
 
+    /// Where a key's primary is.
+    pub(crate) fn primary_of(&self, key: &str) -> usize {
+        self.placement.route(key.as_bytes()).primary_index
+    }
+
     /// Turns, until nothing is left to do at this moment.
     #[expect(clippy::wildcard_enum_match_arm, reason = "`perform` has them all")]
     pub(crate) fn run(&mut self) {

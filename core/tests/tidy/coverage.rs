@@ -170,7 +170,8 @@ fn binary(out: &mut String) {
          - While a backend is older than 1.6.10 nothing is sent as meta. Lost are: the CAS uniques of write answers, \
          counters' initial values, the client flags of `Touch`, keys that need base64 (`Invalid arguments`), and \
          uniques given to `Append`, `Prepend`, `Delete` and counting (`Not supported`).\n\
-         - SASL is answered as by a memcached that was started without it.\n\n\
+         - SASL is answered as by a memcached that was started without it.\n\
+         - `Config` is answered by the proxy if it was started with `--advertise`.\n\n\
          | opcode | command | primary | backup | the client gets |\n\
          | --- | --- | --- | --- | --- |\n",
     );
@@ -289,7 +290,9 @@ fn refused(out: &mut String) {
         out,
         "## Refused\n\n\
          These act on one server, and a proxy has many: {}. \
-         They are answered `ERROR`, like any unknown command, and the connection goes on.\n",
+         They are answered `ERROR`, like any unknown command, and the connection goes on. \
+         So is `config`, but that `config get cluster` and `get AmazonElastiCache:cluster` tell the list of \
+         `--advertise` if there is one.\n",
         verbs.into_iter().collect::<Vec<_>>().join(", ")
     )
     .unwrap();

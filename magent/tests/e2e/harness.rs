@@ -35,7 +35,7 @@ pub(crate) use load::{Load, Report};
 pub(crate) use magent::{Magent, run_magent};
 pub(crate) use memcached::Memcached;
 pub(crate) use network::Network;
-pub(crate) use process::run_script;
+pub(crate) use process::{Process, program, run_script};
 pub(crate) use relay::{Path, Relay};
 
 /// Longest wait for anything. Far above what is expected, so that only a hang meets it.
@@ -73,4 +73,9 @@ pub(crate) fn keep_doing(span: Duration, mut work: impl FnMut()) {
             return;
         }
     }
+}
+
+/// A number that the environment may set, such as a seed.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }

@@ -181,6 +181,7 @@ fn encode_done(exchange: &Exchange, command: Command, bare: &Answer<'_>, out: &m
         | Command::GatK
         | Command::Delete
         | Command::Flush
+        | Command::Config
         | Command::Noop
         | Command::Quit
         | Command::SaslMechanisms

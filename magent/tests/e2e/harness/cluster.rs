@@ -73,6 +73,21 @@ impl Cluster {
         &self.backups[index_of(key, self.backups.len())]
     }
 
+    /// One of the backends, primaries first.
+    pub(crate) fn backend_mut(&mut self, index: usize) -> &mut Memcached {
+        let backends = self.primaries.iter_mut().chain(&mut self.backups);
+        backends.into_iter().nth(index).expect("there are as many")
+    }
+
+    /// Which backends hold `key`, primaries first.
+    pub(crate) fn holders(&self, key: &str) -> Vec<usize> {
+        let backends = self.primaries.iter().chain(&self.backups).enumerate();
+        backends
+            .filter(|(_, backend)| backend.value(key).is_some())
+            .map(|(index, _)| index)
+            .collect()
+    }
+
     /// Waits until the proxy's writes reach this primary (again), seen on the memcached itself.
     pub(crate) fn wait_until_written(&self, primary_index: usize) {
         let key = self.key_on(primary_index, u32::MAX);

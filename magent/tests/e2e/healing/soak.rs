@@ -2,7 +2,7 @@
 //!
 //! `HEAL_SEED=N HEAL_ROUNDS=100 cargo test -p magent --test e2e soak -- --nocapture` goes on for longer.
 
-use super::super::harness::{Cluster, Memcached, wait_until};
+use super::super::harness::{Cluster, Memcached, number, wait_until};
 use super::Scene;
 
 /// What is done to a backend.
@@ -16,10 +16,6 @@ enum Fault {
     Hang,
     /// Stopped for a moment.
     Stutter,
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
 fn backend(cluster: &mut Cluster, index: usize) -> &mut Memcached {
