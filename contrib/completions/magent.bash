@@ -25,6 +25,9 @@ _magent() {
             magent,man)
                 cmd="magent__subcmd__man"
                 ;;
+            magent,passwd)
+                cmd="magent__subcmd__passwd"
+                ;;
             magent,route)
                 cmd="magent__subcmd__route"
                 ;;
@@ -35,7 +38,7 @@ _magent() {
 
     case "${cmd}" in
         magent)
-            opts="-l -p -f -a -s -b -k -u -g -D -v -n -i -h -V --listen --port --socket --socket-mode --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --lock-with-data --backup-placement --no-flush --read-error --advertise --advertise-version --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --max-clients --max-backend-connections --help --version demo route man completions"
+            opts="-l -p -f -a -s -b -k -Y -u -g -D -v -n -i -h -V --listen --port --socket --socket-mode --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --lock-with-data --backup-placement --no-flush --read-error --advertise --advertise-version --auth-file --backend-auth-file --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --max-clients --max-backend-connections --help --version demo route passwd man completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -141,6 +144,51 @@ _magent() {
                     ;;
                 --advertise-version)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --auth-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                -Y)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --backend-auth-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --hedge-ms)
@@ -312,7 +360,7 @@ _magent() {
             return 0
             ;;
         magent__subcmd__man)
-            opts="-h --help demo route"
+            opts="-h --help demo route passwd"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -325,8 +373,26 @@ _magent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        magent__subcmd__passwd)
+            opts="-h --prefix --read-only --delete --list --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --prefix)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         magent__subcmd__route)
-            opts="-s -b -k -l -p -f -a -u -g -D -v -n -i -h --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --lock-with-data --backup-placement --listen --port --socket --socket-mode --no-flush --read-error --advertise --advertise-version --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --max-clients --max-backend-connections --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --format --summary --help"
+            opts="-s -b -k -l -p -f -a -Y -u -g -D -v -n -i -h --server --backup --ketama --scheme --hash-tag --hash-seed --hash-filter --lock-with-data --backup-placement --listen --port --socket --socket-mode --no-flush --read-error --advertise --advertise-version --auth-file --backend-auth-file --hedge-ms --heal-rate --on-overflow --state-dir --user --group --foreground --threads --pid-file --verbose --log-file --on-event --event-webhook --max-clients --max-backend-connections --request-ms --fail-ms --probe-ms-min --probe-ms-max --drain-ms --max-value --max-memory --remember-keys --format --summary --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -432,6 +498,51 @@ _magent() {
                     ;;
                 --advertise-version)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --auth-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                -Y)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --backend-auth-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --hedge-ms)

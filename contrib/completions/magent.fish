@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_magent_global_optspecs
-    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= lock-with-data= backup-placement= no-flush read-error advertise= advertise-version= hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
+    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= lock-with-data= backup-placement= no-flush read-error advertise= advertise-version= Y/auth-file= backend-auth-file= hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
 end
 
 function __fish_magent_needs_command
@@ -39,6 +39,8 @@ complete -c magent -n "__fish_magent_needs_command" -l backup-placement -d 'apar
 hash\t''"
 complete -c magent -n "__fish_magent_needs_command" -l advertise -d 'Proxies that clients with auto discovery are told, this one included' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_needs_command" -l advertise-version -d 'Version of that list [default: when this process started]' -r
+complete -c magent -n "__fish_magent_needs_command" -s Y -l auth-file -d 'File of users, as "magent passwd" writes it: clients have to log in' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l backend-auth-file -d 'File with user:password for backends that were started with -Y' -r -F
 complete -c magent -n "__fish_magent_needs_command" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
 complete -c magent -n "__fish_magent_needs_command" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
 complete -c magent -n "__fish_magent_needs_command" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
@@ -70,6 +72,7 @@ complete -c magent -n "__fish_magent_needs_command" -s h -l help -d 'Print help 
 complete -c magent -n "__fish_magent_needs_command" -s V -l version -d 'Print version'
 complete -c magent -n "__fish_magent_needs_command" -f -a "demo" -d 'Run a proxy with five small memcacheds in one process, to try things out'
 complete -c magent -n "__fish_magent_needs_command" -f -a "route" -d 'Print the primary and the backup of each key, without asking any server'
+complete -c magent -n "__fish_magent_needs_command" -f -a "passwd" -d 'Write the file of users for --auth-file'
 complete -c magent -n "__fish_magent_needs_command" -f -a "man" -d 'Print the man page'
 complete -c magent -n "__fish_magent_needs_command" -f -a "completions" -d 'Print a script that completes options'
 complete -c magent -n "__fish_magent_using_subcommand demo" -s p -l port -d 'TCP port of the proxy, on 127.0.0.1; 0 for any that is free' -r
@@ -90,6 +93,8 @@ complete -c magent -n "__fish_magent_using_subcommand route" -s f -l socket -d '
 complete -c magent -n "__fish_magent_using_subcommand route" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l advertise -d 'Proxies that clients with auto discovery are told, this one included' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_using_subcommand route" -l advertise-version -d 'Version of that list [default: when this process started]' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -s Y -l auth-file -d 'File of users, as "magent passwd" writes it: clients have to log in' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-auth-file -d 'File with user:password for backends that were started with -Y' -r -F
 complete -c magent -n "__fish_magent_using_subcommand route" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
@@ -121,5 +126,10 @@ complete -c magent -n "__fish_magent_using_subcommand route" -s D -l foreground 
 complete -c magent -n "__fish_magent_using_subcommand route" -s v -l verbose -d 'Log the route of each request, with shortened keys; -vv with whole keys'
 complete -c magent -n "__fish_magent_using_subcommand route" -l summary -d 'Print the share of each server instead, as numbers and bars'
 complete -c magent -n "__fish_magent_using_subcommand route" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c magent -n "__fish_magent_using_subcommand passwd" -l prefix -d 'What all keys of this user begin with on the servers, unseen by the user' -r
+complete -c magent -n "__fish_magent_using_subcommand passwd" -l read-only -d 'The user may read and nothing else'
+complete -c magent -n "__fish_magent_using_subcommand passwd" -l delete -d 'Take the user out of the file'
+complete -c magent -n "__fish_magent_using_subcommand passwd" -l list -d 'Print the users and what they may do'
+complete -c magent -n "__fish_magent_using_subcommand passwd" -s h -l help -d 'Print help'
 complete -c magent -n "__fish_magent_using_subcommand man" -s h -l help -d 'Print help'
 complete -c magent -n "__fish_magent_using_subcommand completions" -s h -l help -d 'Print help'

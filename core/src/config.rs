@@ -12,8 +12,10 @@
 mod advertised;
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::BackendId;
+use crate::auth::Users;
 use crate::breaks::Breaks;
 use crate::scheme::{Ring, Scheme, SchemeError, SchemeOptions};
 use crate::server::{Address, ServerSpec};
@@ -40,6 +42,8 @@ pub struct Config {
     pub workers: u16,
     /// Limits and timeouts.
     pub limits: Limits,
+    /// Who may come in; `None`: everybody.
+    pub users: Option<Arc<Users>>,
     /// Whether clients may use `flush_all`.
     pub flush: Flush,
     /// What a read is told when every backend of its key is down.
@@ -206,6 +210,7 @@ impl Config {
             scheme_options,
             workers: 1,
             limits: Limits::default(),
+            users: None,
             flush: Flush::Allowed,
             dead_read: DeadRead::Miss,
             hedge: Hedge::Auto,
@@ -335,6 +340,10 @@ limits! {
         "A request line other than a multi-key get, in bytes. memcached gives up at 2,048 too.";
     get_line_len_max = 4_194_304, 2_048..=67_108_864, None,
         "A multi-key get line, in bytes: 10,000 keys of 250 bytes fit.";
+    credentials_len_max = 1_024, 64..=65_536, None,
+        "Bytes of user and password in a login, SASL or text. Nobody is known before it, so nobody may make the proxy wait for more.";
+    login_failures_max = 3, 1..=1_000, None,
+        "Logins that may fail on one connection. Then it is closed: whoever guesses has to connect again.";
     value_len_max = 134_217_728, 1_024..=1_073_741_824, Some("--max-value"),
         "Bytes of one value. Far above memcached's default of 1 MiB: the backends decide, this only bounds the proxy's memory.";
     requests_in_flight_max = 1_024, 16..=65_536, None,

@@ -16,6 +16,7 @@
 //! | How does it reach the client? | `replies`, `send_queue` |
 //! | And if the client speaks binary? | `binary` |
 //! | And if it asks who else there is? | `discovery` |
+//! | Who is it, and what may it do? | `auth`, `rights` |
 //! | What if a backend is silent? | `hedge` |
 //! | What did a backend miss? | `purge`, `remembered` |
 //!
@@ -36,6 +37,7 @@
 //! Not here: which backend has a key (`placement`), whether a backend is up (`keeper`).
 
 mod answers;
+mod auth;
 mod backends;
 mod binary;
 mod broadcast;
@@ -47,12 +49,15 @@ mod explicit;
 mod fill;
 mod gather;
 mod hedge;
+#[cfg(any(test, fuzzing))]
+mod laws;
 mod lock_order;
 mod locks;
 mod purge;
 mod reads;
 mod remembered;
 mod replies;
+mod rights;
 mod send_queue;
 mod slots;
 mod start;
@@ -63,6 +68,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use crate::auth::{Checked, Credentials, Users};
 use crate::breaks::{Break, Breaks};
 use crate::cas::Versions;
 use crate::config::{Config, DeadRead, Flush, Hedge, Limits, ProcessInfo};
@@ -79,6 +85,8 @@ use exchange::{ExchangeId, Exchanges, Kind};
 use locks::{Granted, Locks};
 use send_queue::Pool;
 
+#[cfg(any(test, fuzzing))]
+pub use laws::fuzz_auth;
 pub use slots::Slots;
 
 /// A client connection of one worker. Numbers are used again, with another generation.
@@ -109,6 +117,10 @@ pub enum Input<'a> {
     ClientEnd(ClientId),
     /// A client's connection is gone.
     ClientLost(ClientId),
+    /// What came of [`Output::Check`].
+    Checked(ClientId, &'a Checked),
+    /// The users are these from now on.
+    Users(&'a Arc<Users>),
     /// A connection that was asked for is there.
     BackendConnected(ConnectionId),
     /// It leads to the process that the View is about.
@@ -144,6 +156,8 @@ pub enum Output {
     ReadClient(ClientId),
     /// Close this client; its id is free for use.
     CloseClient(ClientId),
+    /// Find out whether a client is who it says; report with [`Input::Checked`].
+    Check(ClientId, Credentials),
     /// For the keeper.
     Report(Report),
     /// For the healer, before any later report of this worker reaches the keeper: this backend lacks these
@@ -215,6 +229,8 @@ pub struct Engine {
     worker: WorkerId,
     limits: Limits,
     parse_limits: ParseLimits,
+    /// `None` where nobody has to log in.
+    users: Option<Arc<Users>>,
     flush: Flush,
     dead_read: DeadRead,
     hedge: Hedge,
@@ -297,6 +313,7 @@ impl Engine {
         Self {
             worker,
             parse_limits,
+            users: config.users.clone(),
             flush: config.flush,
             dead_read: config.dead_read,
             hedge: config.hedge,
@@ -318,10 +335,7 @@ impl Engine {
             started: now,
             turn_at: now,
             process: config.process,
-            cluster: config
-                .advertised
-                .as_ref()
-                .map(|advertised| advertised.wire(config.process)),
+            cluster: discovery::list(config),
             versions: Versions::new(config.process, worker),
             names: config.backends.iter().map(ToString::to_string).collect(),
             is_primary: (0..config.backends.len())
@@ -362,6 +376,8 @@ impl Engine {
             Input::ClientData(client, data) => self.on_client_data(now, client, data),
             Input::ClientEnd(client) => self.on_client_end(client),
             Input::ClientLost(client) => self.on_client_lost(client),
+            Input::Checked(client, checked) => self.on_checked(client, checked),
+            Input::Users(users) => self.on_users(users),
             Input::BackendConnected(connection) => self.on_backend_connected(now, connection),
             Input::Verified(connection) => self.on_verified(now, connection),
             Input::BackendData(connection, data) => self.on_backend_data(now, connection, data),

@@ -12,11 +12,13 @@
 //! | Which backend answers for a key at this moment? | [`placement`] |
 //! | What happens to a request? | [`engine`] |
 //! | Is a backend usable, when does it return? | [`keeper`] |
+//! | Who may come in, and do what? | [`auth`] |
 //! | What may be configured, within which limits? | [`config`] |
 //! | What is counted? | [`stats`] |
 //! | What does the simulator switch off? | [`breaks`] |
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod breaks;
 pub mod cas;
 pub mod config;

@@ -120,6 +120,12 @@ proto_errors! {
     BadStoreMode, b"CLIENT_ERROR invalid mode for ms M token\r\n", true, "ms with an unknown mode.";
     BadArithMode, b"CLIENT_ERROR invalid mode for ma M token\r\n", true, "ma with an unknown mode.";
     OpaqueTooLong, b"CLIENT_ERROR opaque token too long\r\n", true, "An opaque of more than 31 characters.";
+    Unauthenticated, b"CLIENT_ERROR unauthenticated\r\n", true, "Anything but a login before a login.";
+    AuthFailure, b"CLIENT_ERROR authentication failure\r\n", true, "A login with another password, or of nobody.";
+    AuthFormat, b"CLIENT_ERROR bad authentication token format\r\n", true, "A login whose value is not a user, a blank and a password.";
+    AuthTermination, b"CLIENT_ERROR bad command line termination\r\n", true, "A login whose value has another length than it says.";
+    ReadOnly, b"CLIENT_ERROR this user may only read\r\n", true, "A write of a user that may read.";
+    Forbidden, b"CLIENT_ERROR this user may not do that\r\n", true, "What concerns other users' keys, of a user that may not read or write them.";
     BadKeyEncoding, b"CLIENT_ERROR error decoding key\r\n", true, "mg or ms with a base64 key that does not decode.";
 }
 

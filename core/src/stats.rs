@@ -48,6 +48,8 @@ counters! {
     Touches, "cmd_touch", "Commands that set an expiry: touch, gat, gats.";
     Flushes, "cmd_flush", "flush_all commands.";
     Others, "cmd_other", "Commands of all other kinds.";
+    AuthCmds, "auth_cmds", "Logins tried by clients.";
+    AuthErrors, "auth_errors", "Logins that failed: a wrong password, or an unknown user.";
     ProtocolErrors, "protocol_errors_total", "Requests answered with an error without asking a backend.";
     NoreplyErrors, "noreply_errors_total", "Errors that a client did not hear of because it said noreply.";
     BytesRead, "bytes_read", "Bytes read from clients.";

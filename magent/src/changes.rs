@@ -33,6 +33,8 @@ struct Backend {
     name: String,
     roles: Vec<Role>,
     phase: Phase,
+    /// Why it cannot come back until the operator does something, as far as that is told.
+    told_remedy: Option<Failure>,
     /// Whether it is told to be down, and not to be healed since.
     told_down: bool,
     /// Whether it is told to have missed too much, and not to be back since.
@@ -59,6 +61,7 @@ impl Changes {
                 name: address.to_string(),
                 roles,
                 phase: Phase::Up,
+                told_remedy: None,
                 told_down: false,
                 told_overflow: false,
                 caught_up: false,
@@ -84,6 +87,20 @@ impl Changes {
         &self.backends[backend.index()].name
     }
 
+    /// A probe has failed. Once a backend is down nobody is told of that again and again, but for what only the
+    /// operator can change.
+    pub(crate) fn on_probe_failed(&mut self, backend: BackendId, failure: Failure) {
+        let this = &mut self.backends[backend.index()];
+        let has_remedy = matches!(
+            failure,
+            Failure::LoginWanted | Failure::LoginRefused | Failure::BinaryOnly
+        );
+        if has_remedy && this.phase == Phase::Down && this.told_remedy != Some(failure) {
+            this.told_remedy = Some(failure);
+            tracing::warn!("backend {}: still down: {}", this.name, failure.name());
+        }
+    }
+
     /// A backend has changed phase.
     pub(crate) fn on_change(&mut self, now: Time, change: &Change) {
         self.log(now, change);
@@ -92,6 +109,7 @@ impl Changes {
         match change.to {
             Phase::Down => {
                 this.caught_up = false;
+                this.told_remedy = change.failure;
                 if !std::mem::replace(&mut this.told_down, true) {
                     let mut event = this.event(EventKind::Down);
                     event.reason = change.failure.map(|failure| failure.name().to_owned());

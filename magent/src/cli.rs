@@ -26,6 +26,7 @@ use magent_core::config::{BackupPlacement, HEAL_RATE, LIMITS, Limit, OnOverflow}
 use magent_core::scheme::{HashFilter, HashTag, LockRules, SCHEMES, WeightUse};
 use magent_core::server::ServerSpec;
 
+use crate::auth::passwd::PasswdOptions;
 use crate::options::advertise::HostPort;
 use crate::options::{DemoOptions, Options, RouteOptions, RouteOutput, StateDir};
 pub(crate) use values::{HealRate, SchemeArg};
@@ -39,6 +40,8 @@ pub(crate) enum Action {
     Demo(DemoOptions),
     /// `magent route`.
     Route(Box<RouteOptions>),
+    /// `magent passwd`.
+    Passwd(PasswdOptions),
     /// Text: the schemes, a man page, a completion script.
     Print(Vec<u8>),
 }
@@ -63,7 +66,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, 
         Err(err) => return Err(UsageError(Box::new(err))),
     };
     action(&matches).map_err(|err| {
-        let name = matches.subcommand_name().filter(|name| *name == "route");
+        let name = matches
+            .subcommand_name()
+            .filter(|name| matches!(*name, "route" | "passwd"));
         let command = match name {
             Some(name) => command
                 .find_subcommand_mut(name)
@@ -84,6 +89,7 @@ fn action(matches: &ArgMatches) -> Result<Action> {
     Ok(match matches.subcommand_name() {
         Some("demo") => Action::Demo(DemoOptions::new(options)),
         Some("route") => Action::Route(Box::new(RouteOptions::new(options)?)),
+        Some("passwd") => Action::Passwd(PasswdOptions::new(options)?),
         Some("man") => Action::Print(man_page(options.get_one::<String>("page"))?),
         Some("completions") => {
             let shell = *options.get_one::<Shell>("shell").expect("required");
@@ -159,6 +165,7 @@ fn command() -> Command {
         .args(servers())
         .args(placement())
         .args(behaviour())
+        .args(users())
         .args(healing())
         .args(process())
         .args(logging())
@@ -168,13 +175,14 @@ fn command() -> Command {
         .mut_arg("connections_per_backend_max", |arg| {
             arg.short('i').help_heading(SERVERS)
         })
-        .subcommands([demo(), route(), man(), completions()])
+        .subcommands([demo(), route(), passwd(), man(), completions()])
 }
 
 const LISTENING: &str = "Where clients connect";
 const SERVERS: &str = "memcached servers";
 const PLACEMENT: &str = "Which server has a key";
 const BEHAVIOUR: &str = "What clients may do and see";
+const USERS: &str = "Users and passwords";
 const HEALING: &str = "When a backend fails and returns";
 const PROCESS: &str = "Process";
 const LOGGING: &str = "Log and events";
@@ -220,7 +228,7 @@ Examples:
 
 Signals:
   TERM, INT  accept nobody new, finish what is in flight, exit
-  HUP        open the log file again
+  HUP        open the log file and read the users (--auth-file) again
 
 Exit status:
   0  listening (in the background), or stopped by TERM
@@ -405,6 +413,26 @@ fn behaviour() -> [Arg; 4] {
     .map(|arg| arg.help_heading(BEHAVIOUR))
 }
 
+fn users() -> [Arg; 2] {
+    [
+        path("auth-file")
+            .short('Y')
+            .help("File of users, as \"magent passwd\" writes it: clients have to log in")
+            .long_help(
+                "File of users, one a line, as \"magent passwd\" writes it. With it clients have to \
+                 log in: by SASL PLAIN in the binary protocol, and in text with a first set whose \
+                 value is \"user password\". Read again on SIGHUP",
+            ),
+        path("backend-auth-file")
+            .help("File with user:password for backends that were started with -Y")
+            .long_help(
+                "File whose first line is user:password, for backends that were started with \
+                 memcached -Y. Not for memcached -S (SASL), which speaks the binary protocol only",
+            ),
+    ]
+    .map(|arg| arg.help_heading(USERS))
+}
+
 fn healing() -> [Arg; 4] {
     [
         text("hedge-ms", "MS")
@@ -572,6 +600,7 @@ fn route() -> Command {
     let unused = listening()
         .into_iter()
         .chain(behaviour())
+        .chain(users())
         .chain(healing())
         .chain(process())
         .chain(logging());
@@ -624,8 +653,66 @@ Examples:
   magent route -s 192.168.1.4 -s 192.168.1.5 -b 192.168.1.7 user:1 user:2
   magent route -k -s 192.168.1.4 -s 192.168.1.5 --summary - < keys.txt";
 
+fn passwd() -> Command {
+    Command::new("passwd")
+        .about("Write the file of users for --auth-file")
+        .override_usage(
+            "magent passwd FILE USER [--prefix PREFIX] [--read-only]\n       \
+             magent passwd FILE USER --delete\n       magent passwd FILE --list",
+        )
+        .after_help(PASSWD_AFTER_HELP)
+        .args_override_self(true)
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .value_hint(ValueHint::FilePath)
+                .help("File of users; made if it is not there, for its owner alone"),
+        )
+        .arg(
+            Arg::new("name")
+                .value_name("USER")
+                .help("User to add, or to give another password"),
+        )
+        .arg(
+            text("prefix", "PREFIX")
+                .help("What all keys of this user begin with on the servers, unseen by the user"),
+        )
+        .arg(
+            Arg::new("read-only")
+                .long("read-only")
+                .action(ArgAction::SetTrue)
+                .help("The user may read and nothing else"),
+        )
+        .arg(
+            Arg::new("delete")
+                .long("delete")
+                .action(ArgAction::SetTrue)
+                .requires("name")
+                .conflicts_with_all(["prefix", "read-only"])
+                .help("Take the user out of the file"),
+        )
+        .arg(
+            Arg::new("list")
+                .long("list")
+                .action(ArgAction::SetTrue)
+                .conflicts_with_all(["name", "prefix", "read-only", "delete"])
+                .help("Print the users and what they may do"),
+        )
+}
+
+const PASSWD_AFTER_HELP: &str = "\
+The password is asked for twice, or read from standard input if that is no
+terminal. A user that is there already keeps its prefix and stays read-only
+unless they are given anew. Running proxies read the file again on SIGHUP.
+
+Examples:
+  magent passwd /etc/magent/users shop --prefix shop:
+  pwgen -s 32 1 | magent passwd /etc/magent/users dashboard --read-only";
+
 fn man() -> Command {
-    let pages = ["demo", "route"];
+    let pages = ["demo", "route", "passwd"];
     Command::new("man")
         .about("Print the man page")
         .hide(true)

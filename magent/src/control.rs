@@ -17,6 +17,7 @@ pub(crate) mod sources;
 mod tell;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -32,6 +33,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::sources::{Event, Found, Sources};
 use self::tell::Tell;
+use crate::auth::backend::BackendLogin;
+use crate::auth::{Secrets, UserTable, Verifier};
 use crate::changes::Changes;
 use crate::dial::resolve;
 use crate::events::{EventCommand, EventOptions, Events, Webhook};
@@ -57,6 +60,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// If it cannot start, or a worker fails.
 pub(crate) fn run(
     options: Options,
+    secrets: Secrets,
     listeners: Vec<Vec<Listener>>,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
@@ -73,7 +77,13 @@ pub(crate) fn run(
     // A predecessor that still drains has the last word about what its backends missed.
     let wait = Duration::from_millis(config.limits.drain_ms) + Duration::from_secs(1);
     let ledger = Ledger::open(options.run.state_dir.path(), &options.listen, &config, wait)?;
+    let verifier = secrets.users.map(|users| Verifier::start(users, started));
+    let verifier = verifier
+        .transpose()
+        .context("cannot start the threads for logins")?;
     let common = Common {
+        verifier,
+        backend_login: secrets.backend_login,
         shared: Shared::new(&config),
         workers: Arc::new(OnceLock::new()),
         config: Arc::new(config),
@@ -93,7 +103,8 @@ pub(crate) fn run(
         .context("cannot start the control thread's runtime")?;
     runtime.block_on(async {
         let events = Events::start(events);
-        let (control, sources) = Control::new(&common, workers, ledger, events, from_workers)?;
+        let (mut control, sources) = Control::new(&common, workers, ledger, events, from_workers)?;
+        control.auth_file = options.run.auth_file;
         ready()?;
         control.run(sources).await
     })
@@ -163,6 +174,9 @@ struct Control {
     healer: Option<Healer>,
     links: Links,
     fence: Fence,
+    verifier: Option<Verifier>,
+    auth_file: Option<PathBuf>,
+    backend_login: Option<Arc<BackendLogin>>,
     ledger: Ledger,
     changes: Changes,
     failures: RateLimiter<BackendId>,
@@ -201,8 +215,8 @@ impl Control {
             Healer::new(&config, placement, Arc::clone(&common.shared.progress), now)
         });
         let (found, findings) = unbounded_channel();
-        let (links, healing) =
-            Links::new(Arc::clone(&config)).context("cannot start the healer's thread")?;
+        let (links, healing) = Links::new(Arc::clone(&config), common.backend_login.clone())
+            .context("cannot start the healer's thread")?;
         let this = Self {
             changes: Changes::new(&config, Arc::clone(&common.shared.progress), events),
             config,
@@ -212,6 +226,9 @@ impl Control {
             healer,
             links,
             fence,
+            verifier: common.verifier.clone(),
+            auth_file: None,
+            backend_login: common.backend_login.clone(),
             ledger,
             failures: RateLimiter::new(FAILURES_LOGGED_PER_MINUTE, 60_000),
             found,
@@ -269,6 +286,9 @@ impl Control {
             Event::Worker(message) => self.on_worker(now, message),
             Event::Healing(event) => self.on_healing(now, event),
             Event::Found(Found::Probe(backend, result)) => {
+                if let Err(failure) = result {
+                    self.changes.on_probe_failed(backend, failure);
+                }
                 if result.is_ok_and(|answer| answer.lingering == Some(false)) {
                     self.fence.on_not_found(backend);
                 }
@@ -289,7 +309,26 @@ impl Control {
                 self.drained_by = None;
             }
             Event::Terminate(signal) => self.drain(signal),
-            Event::HangUp => reopen_log(),
+            Event::HangUp => {
+                reopen_log();
+                self.read_users();
+            }
+        }
+    }
+
+    /// Reads the users again. A file that is wrong changes nothing.
+    fn read_users(&self) {
+        let (Some(path), Some(verifier)) = (&self.auth_file, &self.verifier) else {
+            return;
+        };
+        match UserTable::load(path) {
+            Ok(table) => {
+                tracing::info!("{} users read from {}", table.len(), path.display());
+                verifier.set_users(table, |users| {
+                    self.workers.tell_all(|| ToWorker::Users(Arc::clone(users)));
+                });
+            }
+            Err(err) => tracing::error!("{err}; the users stay as they were"),
         }
     }
 
@@ -420,8 +459,9 @@ impl Control {
         let limit = Duration::from_millis(self.config.limits.fail_ms);
         let look_for = self.fence.look_for(backend);
         let found = self.found.clone();
+        let login = self.backend_login.clone();
         tokio::spawn(async move {
-            let result = probe::probe(&address, &look_for, limit).await;
+            let result = probe::probe(&address, login.as_deref(), &look_for, limit).await;
             // The control thread only stops listening when the process ends.
             drop(found.send(Found::Probe(backend, result)));
         });

@@ -9,9 +9,11 @@ use std::time::Duration;
 use magent_core::keeper::Failure;
 use magent_core::server::Address;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::auth::backend::{self, BackendLogin};
 use crate::worker::failure_of;
 
 /// A new connection.
@@ -22,11 +24,41 @@ pub(crate) enum Dialled {
     Unix(UnixStream),
 }
 
-/// Connects. Closing the connection drops what has not left.
-pub(crate) async fn dial(address: &Address, limit: Duration) -> Result<Dialled, Failure> {
-    timeout(limit, connect(address))
+/// Connects, and logs in if there is a login. Closing the connection drops what has not left.
+pub(crate) async fn dial(
+    address: &Address,
+    login: Option<&BackendLogin>,
+    limit: Duration,
+) -> Result<Dialled, Failure> {
+    let ready = async {
+        let mut dialled = connect(address).await?;
+        if let Some(login) = login {
+            match &mut dialled {
+                Dialled::Tcp(stream, _) => log_in(stream, login).await?,
+                Dialled::Unix(stream) => log_in(stream, login).await?,
+            }
+        }
+        Ok(dialled)
+    };
+    timeout(limit, ready)
         .await
         .unwrap_or(Err(Failure::ConnectTimeout))
+}
+
+/// Says the password and reads the answer, and not a byte behind it.
+async fn log_in(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    login: &BackendLogin,
+) -> Result<(), Failure> {
+    let failed = |err| failure_of(&err);
+    stream.write_all(login.bytes()).await.map_err(failed)?;
+    let mut answer = Vec::new();
+    loop {
+        answer.push(stream.read_u8().await.map_err(failed)?);
+        if let Some(judged) = backend::judge(&answer) {
+            return judged;
+        }
+    }
 }
 
 async fn connect(address: &Address) -> Result<Dialled, Failure> {

@@ -31,6 +31,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
+use crate::auth::backend::BackendLogin;
 use crate::dial::{Dialled, dial};
 use crate::worker::failure_of;
 
@@ -78,6 +79,7 @@ impl Events {
 /// The healer's connections.
 pub(crate) struct Links {
     config: Arc<Config>,
+    login: Option<Arc<BackendLogin>>,
     open: HashMap<HealConnection, Link>,
     copies: UnboundedSender<Event>,
     walks: UnboundedSender<Event>,
@@ -113,7 +115,10 @@ impl Links {
     /// # Errors
     ///
     /// If there is no room for a thread.
-    pub(crate) fn new(config: Arc<Config>) -> io::Result<(Self, Events)> {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        login: Option<Arc<BackendLogin>>,
+    ) -> io::Result<(Self, Events)> {
         let (copies, of_copies) = unbounded_channel();
         let (walks, of_walks) = unbounded_channel();
         let runtime = Builder::new_multi_thread()
@@ -123,6 +128,7 @@ impl Links {
             .build()?;
         let this = Self {
             config,
+            login,
             open: HashMap::new(),
             copies,
             walks,
@@ -147,6 +153,7 @@ impl Links {
         let unwritten = Arc::new(AtomicUsize::new(0));
         let task = Task {
             connection,
+            login: self.login.clone(),
             events: match connection.role {
                 Role::Copy => self.copies.clone(),
                 Role::Walk => self.walks.clone(),
@@ -195,6 +202,7 @@ impl Links {
 /// What one connection does.
 struct Task {
     connection: HealConnection,
+    login: Option<Arc<BackendLogin>>,
     events: UnboundedSender<Event>,
     queue: UnboundedReceiver<Vec<u8>>,
     unwritten: Arc<AtomicUsize>,
@@ -213,7 +221,7 @@ impl Task {
 
     /// `Ok` if nobody listens any more.
     async fn connect(self, address: &Address, limit: Duration) -> Result<(), Failure> {
-        match dial(address, limit).await? {
+        match dial(address, self.login.as_deref(), limit).await? {
             Dialled::Tcp(stream, local) => self.carry(stream, Some(local)).await,
             Dialled::Unix(stream) => self.carry(stream, None).await,
         }
@@ -280,7 +288,7 @@ mod tests {
         let primary: ServerSpec = format!("127.0.0.1:{port}").parse().unwrap();
         let options = SchemeOptions::default();
         let config = Config::new(vec![primary], Vec::new(), Scheme::magent(), options);
-        Links::new(Arc::new(config.unwrap())).unwrap()
+        Links::new(Arc::new(config.unwrap()), None).unwrap()
     }
 
     fn connection(generation: u32) -> HealConnection {

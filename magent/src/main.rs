@@ -3,6 +3,7 @@
 //! This file is the table of contents: what happens from the command line to the event loop, in
 //! order, and with which exit status it ends.
 
+mod auth;
 mod changes;
 mod cli;
 mod control;
@@ -23,9 +24,11 @@ mod sys;
 mod worker;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 
+use crate::auth::Secrets;
 use crate::cli::Action;
 use crate::daemon::{Detaching, PidFile, Side};
 use crate::options::{Mode, Options, StateDir};
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Ok(Action::Serve(options)) => serve(*options),
         Ok(Action::Demo(options)) => demo::start(&options).and_then(serve),
         Ok(Action::Route(options)) => route::run(&options),
+        Ok(Action::Passwd(options)) => auth::passwd::run(&options),
         Ok(Action::Print(text)) => cli::print(&text),
         Err(err) => return err.report(),
     };
@@ -69,6 +73,11 @@ fn serve(mut options: Options) -> Result<ExitCode> {
     let assumed = run.identity.assume()?;
 
     let mut notices = std::mem::take(&mut options.notices);
+    let secrets = Secrets::load(&options.run, &mut notices)?;
+    options.config.users = secrets
+        .users
+        .as_ref()
+        .map(|table| Arc::clone(table.users()));
     // Only the user that the process has become knows what it can write.
     match state_dir.and_then(|()| options.run.state_dir.check()) {
         Ok(()) => {}
@@ -99,7 +108,7 @@ fn serve(mut options: Options) -> Result<ExitCode> {
         signals.release()?;
         detaching.map_or(Ok(()), Detaching::ready)
     };
-    control::run(options, listeners.per_worker, ready)?;
+    control::run(options, secrets, listeners.per_worker, ready)?;
     Ok(ExitCode::SUCCESS)
 }
 

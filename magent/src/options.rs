@@ -20,6 +20,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ArgMatches;
+use magent_core::auth::Access;
 use magent_core::config::{BackupPlacement, Config, DeadRead, Flush, Hedge, Limits, OnOverflow};
 use magent_core::placement::{BackupChoice, Placement};
 use magent_core::scheme::{
@@ -27,6 +28,7 @@ use magent_core::scheme::{
 };
 use magent_core::server::{ServerSpec, UNIX_PATH_LEN_MAX};
 
+use crate::auth::passwd::{PasswdOptions, Task};
 use crate::cli::{self, HealRate, SchemeArg};
 use crate::listen::{ListenOptions, UnixOptions};
 use crate::log::{LogTarget, Verbosity};
@@ -65,6 +67,10 @@ pub(crate) struct RunOptions {
     pub(crate) verbosity: Verbosity,
     /// `--state-dir`.
     pub(crate) state_dir: StateDir,
+    /// `--auth-file`.
+    pub(crate) auth_file: Option<PathBuf>,
+    /// `--backend-auth-file`.
+    pub(crate) backend_auth_file: Option<PathBuf>,
     /// `--on-event`, `--event-webhook`.
     pub(crate) events: EventOptions,
 }
@@ -206,6 +212,8 @@ impl RunOptions {
                 .get_one::<StateDir>("state-dir")
                 .cloned()
                 .unwrap_or_default(),
+            auth_file: absolute(matches, "auth-file")?,
+            backend_auth_file: absolute(matches, "backend-auth-file")?,
             events: EventOptions {
                 command: matches.get_one("on-event").cloned(),
                 webhook: webhook(matches)?,
@@ -222,6 +230,33 @@ impl DemoOptions {
             port,
             verbosity: verbosity(matches),
         }
+    }
+}
+
+impl PasswdOptions {
+    /// Checks the options of `magent passwd`.
+    pub(crate) fn new(matches: &ArgMatches) -> Result<Self> {
+        let text = |id| matches.get_one::<String>(id).cloned();
+        let file: &PathBuf = matches.get_one("file").expect("required");
+        let task = match text("name") {
+            None => {
+                ensure!(
+                    matches.get_flag("list"),
+                    "name the user as well, or say --list"
+                );
+                Task::List
+            }
+            Some(user) if matches.get_flag("delete") => Task::Delete { user },
+            Some(user) => Task::Set {
+                user,
+                prefix: text("prefix"),
+                access: matches.get_flag("read-only").then_some(Access::ReadOnly),
+            },
+        };
+        Ok(Self {
+            file: file.clone(),
+            task,
+        })
     }
 }
 

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use magent_core::keeper::{Failure, Identity, ProbeAnswer};
 use magent_core::placement::Version;
+use magent_core::proto::binary::{HEADER_LEN, REQUEST_MAGIC, RESPONSE_MAGIC};
 use magent_core::server::Address;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
 use tokio::time::{sleep, timeout};
 
+use crate::auth::backend::{BackendLogin, failure_of_answer};
 use crate::dial::{Dialled, dial};
 use crate::fence::LookFor;
 use crate::worker::failure_of;
@@ -38,13 +40,42 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Connects and asks. Connecting, and each answer, may take up to `limit`.
 pub(crate) async fn probe(
     address: &Address,
+    login: Option<&BackendLogin>,
     look_for: &LookFor,
     limit: Duration,
 ) -> Result<ProbeAnswer, Failure> {
-    match dial(address, limit).await? {
-        Dialled::Tcp(stream, local) => ask(stream, Some(local), look_for, limit).await,
-        Dialled::Unix(stream) => ask(stream, None, look_for, limit).await,
+    let asked = match dial(address, login, limit).await {
+        Ok(Dialled::Tcp(stream, local)) => ask(stream, Some(local), look_for, limit).await,
+        Ok(Dialled::Unix(stream)) => ask(stream, None, look_for, limit).await,
+        Err(failure) => Err(failure),
+    };
+    match asked {
+        Err(Failure::Reset | Failure::Silent) if speaks_binary(address, limit / 4).await => {
+            Err(Failure::BinaryOnly)
+        }
+        asked => asked,
     }
+}
+
+/// Whether one who has no answer to text answers a packet. memcached -S waits for 24 bytes and then hangs up on all
+/// that is none.
+async fn speaks_binary(address: &Address, limit: Duration) -> bool {
+    match dial(address, None, limit).await {
+        Ok(Dialled::Tcp(stream, _)) => answers_packet(stream, limit).await,
+        Ok(Dialled::Unix(stream)) => answers_packet(stream, limit).await,
+        Err(_) => false,
+    }
+}
+
+async fn answers_packet(mut stream: impl AsyncRead + AsyncWrite + Unpin, limit: Duration) -> bool {
+    const VERSION: u8 = 0x0b;
+    let mut packet = [0; HEADER_LEN];
+    packet[..2].copy_from_slice(&[REQUEST_MAGIC, VERSION]);
+    let asking = async {
+        stream.write_all(&packet).await?;
+        stream.read_u8().await
+    };
+    matches!(timeout(limit, asking).await, Ok(Ok(RESPONSE_MAGIC)))
 }
 
 async fn ask(
@@ -127,7 +158,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn version(&mut self) -> Result<Option<Version>, Failure> {
         self.send(b"version\r\n").await?;
         let line = self.line().await?;
-        let version = line.strip_prefix(b"VERSION ").ok_or(Failure::BadProbe)?;
+        let Some(version) = line.strip_prefix(b"VERSION ") else {
+            return Err(failure_of_answer(line));
+        };
         Ok(Version::parse(version))
     }
 

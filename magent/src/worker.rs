@@ -12,12 +12,13 @@
 //! Not here: what requests do (`magent_core::engine`), how listeners come about (`listen`).
 
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
+use magent_core::auth::{Checked, Credentials, Users};
 use magent_core::config::Config;
 use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, RouteTrace, Shared};
 use magent_core::keeper::{Failure, Report};
@@ -31,6 +32,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::SockRef;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::auth::Verifier;
+use crate::auth::backend::{self, BackendLogin};
 use crate::listen::Listener;
 use crate::log::{Verbosity, short_key};
 
@@ -63,6 +66,10 @@ pub(crate) enum ToWorker {
     Verified(ConnectionId),
     /// Addresses of the backend that the connection is for.
     Resolved(ConnectionId, Result<Vec<SocketAddr>, Failure>),
+    /// The users are these from now on.
+    Users(Arc<Users>),
+    /// What came of a login.
+    Checked(ClientId, Checked),
     /// Accept nobody, finish what is under way, end.
     Drain,
     /// End now.
@@ -112,6 +119,10 @@ pub(crate) struct Common {
     /// Client connections of all workers.
     pub clients_open: Arc<AtomicU64>,
     pub verbosity: Verbosity,
+    /// Checks passwords, if clients have to log in.
+    pub verifier: Option<Verifier>,
+    /// What backends are told first.
+    pub backend_login: Option<Arc<BackendLogin>>,
     pub control: UnboundedSender<FromWorker>,
 }
 
@@ -176,6 +187,8 @@ struct BackendLink {
     blocked: bool,
     /// Whether the backend has closed: a short read is not the last then.
     ending: bool,
+    /// What the backend has answered to our login so far, while that is not over.
+    login: Option<Vec<u8>>,
 }
 
 const TOKEN_WAKER: Token = Token(usize::MAX);
@@ -328,6 +341,7 @@ impl Worker {
                 }
             }
             Output::CloseClient(client) => self.close_client(client),
+            Output::Check(client, credentials) => self.check(now, client, credentials),
             Output::Recopy(backend, keys) => self.tell(FromWorker::Recopy(backend, keys)),
             Output::WakeWorkers => self.wake_others(),
             Output::Report(report) => self.tell(FromWorker::Report(self.id, report)),
@@ -363,6 +377,10 @@ impl Worker {
             match self.inbox.try_recv() {
                 Ok(ToWorker::View(view)) => self.feed(now, Input::View(&view)),
                 Ok(ToWorker::SlotsFreed) => self.feed(now, Input::SlotsFreed),
+                Ok(ToWorker::Users(users)) => self.feed(now, Input::Users(&users)),
+                Ok(ToWorker::Checked(client, checked)) => {
+                    self.feed(now, Input::Checked(client, &checked));
+                }
                 Ok(ToWorker::Settled(epoch)) => self.feed(now, Input::Settled(epoch)),
                 Ok(ToWorker::Verified(connection)) => {
                     self.feed(now, Input::Verified(connection));
@@ -567,6 +585,23 @@ impl Worker {
         }
     }
 
+    /// Has a password checked, by other threads if that takes long.
+    fn check(&mut self, now: Time, id: ClientId, credentials: Credentials) {
+        let peer = self.client_mut(id).and_then(|client| client.stream.peer());
+        let common = &self.common;
+        let own = common
+            .workers
+            .get()
+            .and_then(|all| all.get(self.id.index()));
+        let checked = match (&common.verifier, own) {
+            (Some(verifier), Some(own)) => verifier.check(credentials, peer, own, id),
+            _ => unreachable!("the engine asks where there are users, and after the start"),
+        };
+        if let Some(checked) = checked {
+            self.feed(now, Input::Checked(id, &checked));
+        }
+    }
+
     // -- Backends --
 
     fn connect(&mut self, now: Time, connection: ConnectionId) {
@@ -634,6 +669,7 @@ impl Worker {
                     connected: false,
                     blocked: false,
                     ending: false,
+                    login: None,
                 };
                 self.backends[index] = Some(link);
             }
@@ -652,7 +688,7 @@ impl Worker {
                     link.connected = true;
                     let local = link.stream.local_addr();
                     self.tell(FromWorker::Connected(self.id, connection, local));
-                    self.feed(now, Input::BackendConnected(connection));
+                    self.log_in(now, connection);
                 }
                 Ok(false) => return,
                 Err(err) => {
@@ -673,6 +709,41 @@ impl Worker {
         }
     }
 
+    /// Says the password, if there is one. The engine hears of the connection when it is of use.
+    fn log_in(&mut self, now: Time, connection: ConnectionId) {
+        let Some(login) = self.common.backend_login.clone() else {
+            self.feed(now, Input::BackendConnected(connection));
+            return;
+        };
+        let Some(link) = &mut self.backends[connection.backend.index()] else {
+            return;
+        };
+        link.login = Some(Vec::new());
+        // A fresh socket takes a line.
+        match link.stream.write(login.bytes()) {
+            Ok(len) if len == login.bytes().len() => {}
+            Ok(_) => self.lose_backend(now, connection, Failure::Unreachable),
+            Err(err) => self.lose_backend(now, connection, failure_of(&err)),
+        }
+    }
+
+    /// The first `len` bytes of the buffer answer our login.
+    fn on_login_answer(&mut self, now: Time, connection: ConnectionId, len: usize) {
+        let Some(link) = &mut self.backends[connection.backend.index()] else {
+            return;
+        };
+        let answer = link.login.get_or_insert_default();
+        answer.extend_from_slice(&self.buffer[..len]);
+        match backend::judge(answer) {
+            None => {}
+            Some(Ok(())) => {
+                link.login = None;
+                self.feed(now, Input::BackendConnected(connection));
+            }
+            Some(Err(failure)) => self.lose_backend(now, connection, failure),
+        }
+    }
+
     fn read_backend(&mut self, now: Time, connection: ConnectionId) {
         let Some(link) = &mut self.backends[connection.backend.index()] else {
             return;
@@ -685,6 +756,10 @@ impl Worker {
             Ok(len) => {
                 if len == self.buffer.len() || link.ending {
                     self.backends_again.push(connection);
+                }
+                if link.login.is_some() {
+                    self.on_login_answer(now, connection, len);
+                    return;
                 }
                 self.fed = true;
                 self.engine
@@ -787,6 +862,14 @@ impl Stream {
             Ok(()) => Ok(true),
             Err(err) if err.kind() == ErrorKind::NotConnected => Ok(false),
             Err(err) => Err(err),
+        }
+    }
+
+    /// Where the other side is, unless it is on a unix socket.
+    fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
         }
     }
 

@@ -41,6 +41,10 @@ fn help() {
         &printed(&["demo", "--help"]),
     );
     check_golden(
+        "magent/tests/golden/help-passwd.txt",
+        &printed(&["passwd", "--help"]),
+    );
+    check_golden(
         "magent/tests/golden/scheme-list.txt",
         &printed(&["--scheme", "list"]),
     );
@@ -62,6 +66,7 @@ fn man_pages_and_completions() {
     check_golden("man/magent.1", &printed(&["man"]));
     check_golden("man/magent-demo.1", &printed(&["man", "demo"]));
     check_golden("man/magent-route.1", &printed(&["man", "route"]));
+    check_golden("man/magent-passwd.1", &printed(&["man", "passwd"]));
     check_golden(
         "contrib/completions/magent.bash",
         &printed(&["completions", "bash"]),

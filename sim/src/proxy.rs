@@ -402,6 +402,7 @@ impl World {
                 let keys = keys.clone();
                 self.tell_control(proxy, worker, |_| ToKeeper::Recopy(backend, keys));
             }
+            Output::Check(..) => unreachable!("nobody has to log in here"),
             Output::WakeWorkers => {
                 for other in (0..self.options.workers).filter(|&other| other != worker) {
                     let us = self.message_us(other);

@@ -28,7 +28,7 @@
 //!   [`KEY_IN_BASE64_LEN_MAX`] bytes. A longer one is answered with `Invalid arguments`.
 //! - An expiry beyond 2038, which meta commands cannot say, becomes that date ([`EXPTIME_MAX`]).
 //! - `GAT`, `Touch` and gets in base64 are `mg`: of an item that a meta client has marked stale they take the win.
-//! - SASL is answered as by a memcached that was started without it: unknown.
+//! - Without users SASL is answered as by a memcached that was started without it: unknown.
 //!
 //! Not here: what a packet looks like (`proto::binary`), whom a request is sent to (`reads`, `writes`).
 
@@ -38,7 +38,7 @@ mod classic;
 use super::exchange::{ExchangeId, Kind};
 use super::{ClientId, Engine, encode};
 use crate::Time;
-use crate::proto::binary::{self, Command, Opcode, Packet, Refused, Status};
+use crate::proto::binary::{self, Command, Opcode, Packet, Refused, Shape, Status};
 use crate::proto::{Decimal, GetVerb, Letters, Meta, MetaVerb, Parsed};
 use crate::stats::Counter;
 
@@ -81,6 +81,11 @@ impl Engine {
     /// Makes an exchange of the packet at the start of `data`; yields how many bytes it used, its value
     /// excepted, or `None` if it has to wait.
     pub(super) fn read_packet(&mut self, now: Time, id: ClientId, data: &[u8]) -> Option<usize> {
+        if self.is_stranger(id)
+            && let Some(used) = self.refuse_stranger(id, data)
+        {
+            return Some(used);
+        }
         match binary::parse_packet(data) {
             Parsed::NeedMore => None,
             // It must not overtake a write that waits for its key.
@@ -89,6 +94,14 @@ impl Engine {
                 None
             }
             Parsed::Item { item, .. } if self.packet_waits_for_lock(id, &item) => None,
+            Parsed::Item { item, used } if item.opcode.shape == Shape::Sasl => {
+                self.clients[id.index as usize].asked = Some(Asked {
+                    opcode: item.opcode,
+                    opaque: item.opaque,
+                });
+                let value_len = self.start_sasl(id, &item, &data[used..])?;
+                Some(used + value_len)
+            }
             Parsed::Item { item, used } => {
                 self.clients[id.index as usize].asked = Some(Asked {
                     opcode: item.opcode,
@@ -104,7 +117,7 @@ impl Engine {
         }
     }
 
-    fn refuse_packet(&mut self, id: ClientId, refused: &Refused) {
+    pub(super) fn refuse_packet(&mut self, id: ClientId, refused: &Refused) {
         self.count(Counter::ProtocolErrors);
         let exchange = refused.told.then(|| {
             let exchange = self.admit(id, Kind::Local);
@@ -136,7 +149,7 @@ impl Engine {
         }
     }
 
-    fn start_packet(&mut self, now: Time, id: ClientId, packet: &Packet<'_>) {
+    pub(super) fn start_allowed_packet(&mut self, now: Time, id: ClientId, packet: &Packet<'_>) {
         match packet.opcode.command {
             Command::Get
             | Command::GetK
@@ -168,14 +181,13 @@ impl Engine {
                 }
                 self.stop_reading(id);
             }
-            Command::SaslMechanisms | Command::SaslAuth | Command::SaslStep => {
-                self.refuse_read_packet(id, packet, Status::UnknownCommand);
-            }
+            Command::SaslMechanisms => self.start_mechanisms(id, packet),
+            Command::SaslAuth | Command::SaslStep => unreachable!("taken with their value"),
         }
     }
 
     /// Refuses a packet that was understood.
-    fn refuse_read_packet(&mut self, id: ClientId, packet: &Packet<'_>, status: Status) {
+    pub(super) fn refuse_read_packet(&mut self, id: ClientId, packet: &Packet<'_>, status: Status) {
         self.refuse_packet(
             id,
             &Refused {

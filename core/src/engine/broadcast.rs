@@ -76,6 +76,8 @@ enum Merge {
 /// Statistics that are not sums. Everything else that is a number is summed.
 const MERGES: &[(&str, Merge)] = &[
     ("pid", Merge::Own),
+    ("auth_cmds", Merge::Own),
+    ("auth_errors", Merge::Own),
     ("uptime", Merge::Own),
     ("time", Merge::Own),
     ("version", Merge::Own),
@@ -524,6 +526,8 @@ impl Engine {
             ("curr_connections", open),
             ("total_connections", total(all, Counter::ClientsOpened)),
             ("rejected_connections", total(all, Counter::ClientsRefused)),
+            ("auth_cmds", total(all, Counter::AuthCmds)),
+            ("auth_errors", total(all, Counter::AuthErrors)),
             ("bytes_read", total(all, Counter::BytesRead)),
             ("bytes_written", total(all, Counter::BytesWritten)),
             ("threads", all.len() as u64),

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use super::auth::{Login, Session};
 use super::binary::Asked;
 use super::exchange::{ExchangeId, Kind};
 use super::send_queue::SendQueue;
@@ -35,6 +36,7 @@ pub(crate) struct Client {
     pub(super) queue: VecDeque<ExchangeId>,
     /// Bytes that are not parsed yet: a part of a line, or more than may be under way.
     pub(super) inbox: Vec<u8>,
+    pub(super) session: Session,
     pub(super) protocol: Protocol,
     /// The packet that is being read: the exchange that it becomes answers it.
     pub(super) asked: Option<Asked>,
@@ -144,6 +146,7 @@ impl Engine {
         });
         let client = &mut self.clients[index as usize];
         client.open = true;
+        client.session = Session::new(self.users.as_ref());
         client.protocol = Protocol::Unknown;
         client.asked = None;
         client.reading = Reading::Lines;
@@ -361,6 +364,7 @@ impl Engine {
         // The list of touched clients still has the old id, which then names nobody.
         client.dirty = false;
         client.open = false;
+        client.session = Session::default();
         client.generation += 1;
         let queue = std::mem::take(&mut client.queue);
         for exchange in queue {
@@ -432,7 +436,8 @@ impl Engine {
         self.client(id).is_some_and(|client| {
             let about_to_come = client.queue.len() * client.answer_len_average;
             let unread = (client.unsent.len() + about_to_come) as u64;
-            (client.queue.len() as u64) < self.limits.requests_in_flight_max
+            !matches!(client.session.login, Login::Checking(_))
+                && (client.queue.len() as u64) < self.limits.requests_in_flight_max
                 && unread < self.limits.client_unread_len_pause
                 && (self.memory_len < self.memory_len_max || client.queue.is_empty())
         })
@@ -490,6 +495,9 @@ impl Engine {
                     let client = &mut self.clients[id.index as usize];
                     let request = match client.speaks(rest[0]) {
                         Protocol::Binary => self.read_packet(now, id, rest),
+                        Protocol::Text | Protocol::Unknown if self.is_stranger(id) => {
+                            self.read_login(id, rest)
+                        }
                         Protocol::Text | Protocol::Unknown => self.read_line(now, id, rest),
                     };
                     match request {
@@ -572,6 +580,7 @@ impl Engine {
         this.kind = kind;
         let client = &mut self.clients[id.index as usize];
         this.asked = client.asked;
+        this.prefix_len = client.prefix_len();
         this.part = client.asked.is_some_and(Asked::is_part);
         client.queue.push_back(exchange);
         exchange

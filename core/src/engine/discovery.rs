@@ -22,6 +22,7 @@
 
 use super::exchange::{ExchangeId, Kind};
 use super::{ClientId, Engine};
+use crate::config::Config;
 use crate::proto::GetVerb;
 use crate::proto::binary::{Answer, Packet, Status};
 use crate::stats::Counter;
@@ -31,6 +32,12 @@ const CLUSTER_KEY: &[u8] = b"AmazonElastiCache:cluster";
 
 /// What is asked for with `config get`.
 const CLUSTER: &[u8] = b"cluster";
+
+/// The list on the wire, if there is one.
+pub(super) fn list(config: &Config) -> Option<Vec<u8>> {
+    let advertised = config.advertised.as_ref();
+    advertised.map(|advertised| advertised.wire(config.process))
+}
 
 impl Engine {
     /// `config get`.
@@ -81,6 +88,8 @@ impl Engine {
         } = self;
         let cluster = cluster.as_deref().unwrap_or_default();
         let this = &mut exchanges[exchange];
+        // It is nobody's own key.
+        this.prefix_len = 0;
         let mut line = Vec::new();
         line.extend_from_slice(b"VALUE ");
         line.extend_from_slice(CLUSTER_KEY);

@@ -167,6 +167,8 @@ pub(crate) struct Exchange {
     pub last: bool,
     /// Whether more keys of the same request follow: its answer does not leave alone.
     pub part: bool,
+    /// Bytes of the key that its client does not know of.
+    pub prefix_len: u8,
     /// What the client is told, whatever the backends say.
     pub instead: Option<&'static [u8]>,
     /// Whether it is the only key.
@@ -224,6 +226,7 @@ impl Exchange {
             quiet: Quiet::No,
             last: false,
             part: false,
+            prefix_len: 0,
             instead: None,
             only: false,
             primary: BackendId(0),

@@ -70,7 +70,10 @@ impl Engine {
                 .queue
                 .iter()
                 .map(|&exchange| &exchanges[exchange])
-                .any(|exchange| !exchange.done && is_before(exchange.key()));
+                .any(|exchange| {
+                    let own_key = exchange.key().get(usize::from(exchange.prefix_len)..);
+                    !exchange.done && own_key.is_some_and(is_before)
+                });
         client.held_back |= waits;
         waits
     }

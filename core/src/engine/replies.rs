@@ -53,6 +53,9 @@ impl Engine {
         }
         this.done = true;
         this.hide_value();
+        if !this.streamed {
+            this.hide_prefix();
+        }
         if let Some(instead) = this.instead {
             this.reply.clear();
             this.reply.extend_from_slice(instead);
@@ -148,6 +151,9 @@ impl Engine {
         let this = &mut exchanges[exchange];
         if client.queue.front() != Some(&exchange) || this.quiet != Quiet::No {
             return;
+        }
+        if !this.streamed {
+            this.hide_prefix();
         }
         this.streamed = true;
         this.reply_counted = 0;

@@ -9,7 +9,7 @@
 
 use super::clients::{Multiget, Reading};
 use super::exchange::{Class, Exchange, ExchangeId, Form, Kind, Outcome, Quiet};
-use super::{ClientId, Engine};
+use super::{ClientId, Engine, rights};
 use crate::Time;
 use crate::proto::{
     ArithVerb, GetVerb, KEY_LEN_MAX, Keys, Letters, Meta, MetaVerb, Request, Store, StoreVerb, meta,
@@ -32,7 +32,7 @@ impl Engine {
         this.hash = xxhash_rust::xxh3::xxh3_64(placement_key);
     }
 
-    pub(super) fn start(&mut self, now: Time, id: ClientId, request: &Request<'_>) {
+    pub(super) fn start_allowed(&mut self, now: Time, id: ClientId, request: &Request<'_>) {
         match *request {
             Request::Get { verb, keys } => self.start_multiget(now, id, verb, None, keys),
             Request::GetAndTouch {
@@ -151,15 +151,8 @@ impl Engine {
         while let Some(this) = key {
             let rest = keys.0;
             key = keys.next();
-            self.start_key(
-                now,
-                id,
-                verb,
-                exptime,
-                this,
-                only && key.is_none(),
-                key.is_none(),
-            );
+            let alone = only && key.is_none();
+            self.start_own_key(now, id, verb, exptime, this, alone, key.is_none());
             only = false;
             if key.is_some() && !self.may_start(id) {
                 self.clients[id.index as usize].reading = Reading::Multiget(Box::new(Multiget {
@@ -184,13 +177,37 @@ impl Engine {
             let done = multiget.keys.len() - keys.0.len();
             let last = keys.next().is_none();
             let exptime = multiget.exptime.as_deref();
-            self.start_key(now, id, multiget.verb, exptime, key, false, last);
+            self.start_own_key(now, id, multiget.verb, exptime, key, false, last);
             multiget.done = done;
             if last {
                 return;
             }
         }
         self.clients[id.index as usize].reading = Reading::Multiget(multiget);
+    }
+
+    /// One key of a classic get or gat, as the client wrote it.
+    #[expect(clippy::too_many_arguments, reason = "the state of the loop over keys")]
+    fn start_own_key(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        verb: GetVerb,
+        exptime: Option<&[u8]>,
+        key: &[u8],
+        only: bool,
+        last: bool,
+    ) {
+        let client = &self.clients[id.index as usize];
+        if client.prefix_len() == 0 || self.is_discovery(key) {
+            self.start_key(now, id, verb, exptime, key, only, last);
+            return;
+        }
+        let rights = client.session.rights.as_ref();
+        let prefix = rights.map_or(&b""[..], |rights| rights.prefix());
+        let mut room = [0; KEY_LEN_MAX];
+        let key = rights::joined(prefix, key, &mut room).expect("the line was checked as a whole");
+        self.start_key(now, id, verb, exptime, key, only, last);
     }
 
     /// One key of a classic get or gat.
@@ -333,7 +350,7 @@ impl Engine {
 }
 
 /// What a meta command counts as, and what is done with it.
-fn kind_of_meta(meta: &Meta<'_>) -> (Counter, Kind, Class) {
+pub(super) fn kind_of_meta(meta: &Meta<'_>) -> (Counter, Kind, Class) {
     const WINS: Letters = Letters::of(b"NRE");
     const CONDITIONS: Letters = Letters::of(b"CIx");
     let repeated = Class::Conditional(Outcome::Repeat);

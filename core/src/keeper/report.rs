@@ -110,6 +110,9 @@ failures! {
     Desync, "answer out of step", "An answer that fits no request.";
     Overflowed, "missed too much", "It returned, but missed more than it can be purged of.";
     BadProbe, "not a memcached", "A probe's answer that no memcached gives.";
+    LoginWanted, "wants a password: name it with --backend-auth-file", "It was started with -Y, and this proxy has no password for it.";
+    LoginRefused, "refuses the password of --backend-auth-file", "Its file of -Y has another password for this user, or no such user.";
+    BinaryOnly, "speaks the binary protocol only: start it with -Y FILE instead of -S", "It was started with -S (SASL). Nothing can be healed in the binary protocol: walks and TTLs exist in text only.";
     Unfinished, "not in step when the proxy last ended", "Its state file says so.";
     Restarted, "restarted", "Another process answers at its address than before.";
 }

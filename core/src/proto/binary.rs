@@ -347,6 +347,33 @@ pub fn parse_packet(buf: &[u8]) -> Parsed<Packet<'_>, Refused> {
     }
 }
 
+/// What a packet is told whose sender has not logged in, unless it may come before that. memcached:
+/// `authenticated`.
+#[must_use]
+pub fn refuse_stranger(buf: &[u8]) -> Option<Refused> {
+    let header = buf.first_chunk::<HEADER_LEN>()?;
+    let named_len =
+        usize::from(u16::from_be_bytes([header[2], header[3]])) + usize::from(header[4]);
+    let body_len = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+    let allowed = opcode(header[1]).is_some_and(|opcode| {
+        matches!(
+            opcode.command,
+            Command::SaslMechanisms | Command::SaslAuth | Command::SaslStep | Command::Version
+        )
+    });
+    // What is no packet is told that first.
+    let is_packet = header[0] == REQUEST_MAGIC && named_len <= body_len as usize;
+    (is_packet && !allowed).then(|| Refused {
+        status: Status::AuthError,
+        code: header[1],
+        opaque: u32::from_be_bytes([header[12], header[13], header[14], header[15]]),
+        used: HEADER_LEN,
+        swallow: 0,
+        keeps_framing: false,
+        told: true,
+    })
+}
+
 fn opcode(code: u8) -> Option<&'static Opcode> {
     OPCODES
         .binary_search_by_key(&code, |opcode| opcode.code)

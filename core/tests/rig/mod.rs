@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::{Arc, LazyLock};
 
+use magent_core::auth::{Checked, Credentials};
 use magent_core::cas::mark;
 use magent_core::config::{Config, Limits};
 use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, Shared};
@@ -60,6 +61,8 @@ pub(crate) struct Rig {
     pub(crate) peers: Vec<Peer>,
     pub(crate) reports: Vec<Report>,
     pub(crate) closed: Vec<ClientId>,
+    /// Who wants its password checked.
+    pub(crate) checks: VecDeque<(ClientId, Credentials)>,
     /// How often other workers were to be woken.
     pub(crate) wakes: usize,
     pub(crate) counters: Arc<Vec<Counters>>,
@@ -158,6 +161,7 @@ impl Rig {
             peers: config.backends.iter().map(peer).collect(),
             reports: Vec::new(),
             closed: Vec::new(),
+            checks: VecDeque::new(),
             wakes: 0,
             counters,
             answer_chunk_len: usize::MAX,
@@ -228,6 +232,14 @@ impl Rig {
 
     pub(crate) fn lose_client(&mut self, client: ClientId) {
         self.engine.handle(self.now, Input::ClientLost(client));
+        self.run();
+    }
+
+    /// The oldest login that waits for it is over.
+    pub(crate) fn checked(&mut self, checked: &Checked) {
+        let (client, _) = self.checks.pop_front().expect("somebody logs in");
+        self.engine
+            .handle(self.now, Input::Checked(client, checked));
         self.run();
     }
 
@@ -413,6 +425,7 @@ impl Rig {
             Output::ReadClient(_) | Output::Route(_) => {}
             Output::WakeWorkers => self.wakes += 1,
             Output::CloseClient(client) => self.closed.push(client),
+            Output::Check(client, credentials) => self.checks.push_back((client, credentials)),
             Output::Report(report) => {
                 self.reports.push(report);
                 match (&mut self.keeper, report) {

@@ -148,9 +148,34 @@ fn document() -> String {
     refused(&mut out);
     flags(&mut out);
     errors(&mut out);
-    out.push_str("## Not spoken\n\nUDP, SASL and TLS.\n");
+    out.push_str(LOGINS);
+    out.push_str("## Not spoken\n\nUDP and TLS.\n");
     out
 }
+
+/// Measured on memcached 1.6.18 with `-Y` and `-S`; the rows are tested in `core/tests/auth.rs`.
+const LOGINS: &str = "## Logins\n\n\
+With `--auth-file`, see [users](operations.md#users). Words and statuses are those of memcached 1.6.18 with `-Y` (text) \
+and `-S` (binary); one port takes both.\n\n\
+| a client that has not logged in says | answer | connection |\n| --- | --- | --- |\n\
+| `set <any> <any> <any> <length> [any]…`, value `user password` | `STORED`, or `CLIENT_ERROR authentication failure` | \
+goes on; the third failure closes it |\n\
+| the same, a value without a blank in it | `CLIENT_ERROR bad authentication token format` | goes on |\n\
+| the same, a value of another length | `CLIENT_ERROR bad command line termination` | goes on |\n\
+| any other line, also with `noreply`, also `quit` | `CLIENT_ERROR unauthenticated` | goes on |\n\
+| 2,048 bytes without a line end | nothing | is closed |\n\
+| SASL mechanisms (0x20) | `PLAIN` | goes on |\n\
+| SASL auth (0x21) or step (0x22) | 0x00 `Authenticated`, 0x20 `Auth failure.`, 0x21 without text if a step must follow | \
+goes on; the third failure closes it |\n\
+| Version (0x0b) | the version | goes on |\n\
+| any other packet, also a quiet one | 0x20 `Auth failure.` | is closed |\n\n\
+What differs from memcached:\n\n\
+- 1.6.18 with `-Y` answers only the last of several refused lines of one packet; the proxy answers each.\n\
+- memcached never closes after failures, and takes a login's value of any length (one of 4,294,967,295 bytes ends the \
+process); here a value has at most `credentials_len_max` bytes ([limits](limits.md)).\n\
+- Of a text login's value memcached takes the second word for the password, the proxy all that follows the first.\n\
+- With too many logins at once, or too many failures: `SERVER_ERROR too many logins, try again later`, status 0x85 in \
+binary.\n\n";
 
 /// Every opcode, from the parser's table, tried with a packet that fits it. `k` is there with the value 1.
 fn binary(out: &mut String) {
@@ -170,7 +195,7 @@ fn binary(out: &mut String) {
          - While a backend is older than 1.6.10 nothing is sent as meta. Lost are: the CAS uniques of write answers, \
          counters' initial values, the client flags of `Touch`, keys that need base64 (`Invalid arguments`), and \
          uniques given to `Append`, `Prepend`, `Delete` and counting (`Not supported`).\n\
-         - SASL is answered as by a memcached that was started without it.\n\
+         - SASL is answered as by a memcached that was started without it, unless there are users: [logins](#logins).\n\
          - `Config` is answered by the proxy if it was started with `--advertise`.\n\n\
          | opcode | command | primary | backup | the client gets |\n\
          | --- | --- | --- | --- | --- |\n",

@@ -188,7 +188,7 @@ fn every_dependency_has_a_reason() {
 
 #[test]
 fn flags_that_documents_name_exist() {
-    let help: String = ["help", "help-route", "help-demo"]
+    let help: String = ["help", "help-route", "help-demo", "help-passwd"]
         .map(|name| read(&format!("magent/tests/golden/{name}.txt")).text)
         .concat();
     let known: BTreeSet<&str> = flags(&help).collect();

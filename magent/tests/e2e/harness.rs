@@ -32,7 +32,7 @@ pub(crate) use items::{
     EXPIRY_OFF_MAX, Item, Items, Moment, items_through, missing, token, unix_now,
 };
 pub(crate) use load::{Load, Report};
-pub(crate) use magent::{Magent, run_magent};
+pub(crate) use magent::{Magent, magent_path, run_magent};
 pub(crate) use memcached::Memcached;
 pub(crate) use network::Network;
 pub(crate) use process::{Process, program, run_script};

@@ -16,6 +16,7 @@
 
 mod addresses;
 mod article;
+mod auth;
 mod backups;
 mod bad_input;
 mod binary;

@@ -13,7 +13,7 @@ use crate::cas;
 use crate::engine::Engine;
 use crate::engine::exchange::{Exchange, ExchangeId};
 use crate::proto::binary::{Answer, Command, RESPONSE_MAGIC, Status};
-use crate::proto::{KEY_LEN_MAX, meta, parse_unsigned};
+use crate::proto::{KEY_LEN_MAX, parse_unsigned};
 
 impl Engine {
     /// Makes a packet of an exchange's answer; of none at all, if it is what a quiet packet does not want to
@@ -250,11 +250,7 @@ fn error_text(said: &[u8]) -> &[u8] {
 
 /// The key as the client wrote it.
 fn key_of<'a>(exchange: &'a Exchange, scratch: &'a mut [u8; KEY_LEN_MAX]) -> &'a [u8] {
-    if exchange.letters.has(b'b') {
-        meta::decode_key(exchange.key(), scratch)
-    } else {
-        exchange.key()
-    }
+    exchange.own_key(scratch)
 }
 
 /// The words of the first line. A key among them may hold a CR.

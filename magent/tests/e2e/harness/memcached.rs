@@ -39,7 +39,8 @@ impl Memcached {
         Self::start_as(command, endpoint, &[])
     }
 
-    fn start_as(command: &[&str], endpoint: Endpoint, options: &[&str]) -> Self {
+    /// Both.
+    pub(crate) fn start_as(command: &[&str], endpoint: Endpoint, options: &[&str]) -> Self {
         let [command, options] = [command, options]
             .map(|words| words.iter().map(ToString::to_string).collect::<Vec<_>>());
         let process = spawn(&command, &endpoint, &options);
@@ -150,6 +151,14 @@ impl Memcached {
         wait_until("memcached answers", || {
             if self.process.exited().is_some() {
                 self.process = spawn(&self.command, &self.endpoint, &self.options);
+            }
+            // One that wants a password answers nobody.
+            if self
+                .options
+                .iter()
+                .any(|option| matches!(&**option, "-Y" | "-S"))
+            {
+                return self.endpoint.connect().is_ok();
             }
             Client::try_connect(&self.endpoint).is_ok_and(|mut client| {
                 client.try_send(b"mn\r\n").is_ok()
