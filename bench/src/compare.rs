@@ -22,7 +22,7 @@ use crate::peer::{Meta, Peer, Site};
 use crate::preload::preload;
 use crate::process::{self, Pinning, Process, find_program};
 use crate::wire::Command;
-use crate::workload::{Pace, Workload};
+use crate::workload::{Pace, Transport, Workload};
 
 /// All that was measured.
 #[derive(Debug, Default)]
@@ -146,6 +146,11 @@ impl<'a> Arena<'a> {
             .map(|backend| backend.address)
             .collect();
         let site = self.site(&backends);
+        let (peer, workload) = match (workload.transport, peer.with_tls()) {
+            (Transport::Tls, Some(peer)) => (peer, workload.clone()),
+            (Transport::Tls, None) => (peer, workload.plain()),
+            (Transport::Plain, _) => (peer, workload.clone()),
+        };
         let process = if peer.is_proxy() {
             let words = |port| peer.words(&site, port);
             Some(Process::start(&peer.name, self.dir.path(), words)?)
@@ -164,7 +169,7 @@ impl<'a> Arena<'a> {
         };
         let workload = match peer.meta {
             Meta::Unknown if workload.read != Command::Get => workload.classic(),
-            Meta::Known | Meta::Unknown => workload.clone(),
+            Meta::Known | Meta::Unknown => workload,
         };
         if workload.reads() {
             preload(&workload, &target.addresses)?;

@@ -16,12 +16,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mio::{Interest, Registry, Token};
+use rustls::ClientConnection;
 
 use crate::keys::{Keys, Share};
+use crate::tls;
 use crate::wire::{Answer, Checker, Request, Wrong};
+use crate::workload::Transport;
 
 pub(crate) struct Connection {
     stream: mio::net::TcpStream,
+    tls: Option<Box<ClientConnection>>,
     share: Share,
     waiting: VecDeque<Request>,
     checker: Checker,
@@ -37,19 +41,33 @@ impl Connection {
     /// and then a handshake is repeated after a second.
     pub(crate) fn open(
         target: SocketAddr,
+        transport: Transport,
         share: Share,
         registry: &Registry,
         token: Token,
     ) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&target, CONNECT_MAX)
+        let mut stream = TcpStream::connect_timeout(&target, CONNECT_MAX)
             .with_context(|| format!("connect to {target}"))?;
-        stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
+        let tls = match transport {
+            Transport::Plain => None,
+            Transport::Tls => {
+                let mut tls = tls::connection()?;
+                tls.set_buffer_limit(None);
+                stream.set_read_timeout(Some(CONNECT_MAX))?;
+                while tls.is_handshaking() {
+                    tls.complete_io(&mut stream).context("TLS handshake")?;
+                }
+                Some(Box::new(tls))
+            }
+        };
+        stream.set_nonblocking(true)?;
         let mut stream = mio::net::TcpStream::from_std(stream);
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let (waiting, checker) = (VecDeque::new(), Checker::default());
         Ok(Self {
             stream,
+            tls,
             share,
             waiting,
             checker,
@@ -75,6 +93,19 @@ impl Connection {
 
     /// Sends what the socket takes.
     pub(crate) fn flush(&mut self) -> Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.writer().write_all(&self.out)?;
+            self.out.clear();
+            while tls.wants_write() {
+                match tls.write_tls(&mut self.stream) {
+                    Ok(_) => {}
+                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                    Err(err) => return Err(err).context("send a request"),
+                }
+            }
+            return Ok(());
+        }
         while self.sent < self.out.len() {
             match self.stream.write(&self.out[self.sent..]) {
                 Ok(count) => self.sent += count,
@@ -97,7 +128,7 @@ impl Connection {
         mut on_answer: impl FnMut(&Request, Answer),
     ) -> Result<()> {
         loop {
-            let count = match self.stream.read(scratch) {
+            let count = match self.read(scratch) {
                 Ok(0) => bail!(
                     "closed by the peer, {} requests unanswered",
                     self.waiting.len()
@@ -110,9 +141,25 @@ impl Connection {
             self.check(keys, &scratch[..count], &mut on_answer)?;
             // A read that does not fill the buffer has emptied the socket (epoll(7)), and the
             // next bytes raise a new edge: the read that would only say so is saved.
-            if count < scratch.len() {
+            if count < scratch.len() && self.tls.is_none() {
                 return Ok(());
             }
+        }
+    }
+
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else {
+            return self.stream.read(scratch);
+        };
+        loop {
+            match tls.reader().read(scratch) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            if tls.read_tls(&mut self.stream)? == 0 {
+                return Ok(0);
+            }
+            tls.process_new_packets().map_err(io::Error::other)?;
         }
     }
 

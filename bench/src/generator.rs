@@ -125,7 +125,9 @@ impl Generator {
                 share.count()
             );
             let token = Token(connections.len());
-            connections.push(Connection::open(target, share, poll.registry(), token)?);
+            let connection =
+                Connection::open(target, workload.transport, share, poll.registry(), token)?;
+            connections.push(connection);
         }
         let pacer = match workload.pace {
             Pace::Closed => None,

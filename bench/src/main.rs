@@ -22,6 +22,7 @@ mod preload;
 mod process;
 mod report;
 mod stats;
+mod tls;
 mod wire;
 mod workload;
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{find_program, free_port};
+use crate::tls;
 
 /// One thing under test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) struct Peer {
     /// How to start it: words with the placeholders of `PLACEHOLDERS`. `None` is no proxy at
     /// all: the generator talks to the backends.
     command: Option<String>,
+    /// The same for one that speaks TLS with its clients, if this one can.
+    tls_command: Option<String>,
     pub(crate) meta: Meta,
 }
 
@@ -49,6 +52,7 @@ impl Peer {
         Some(Self {
             name: name.to_owned(),
             command,
+            tls_command: row.tls_command.map(str::to_owned),
             meta: row.meta,
         })
     }
@@ -79,7 +83,16 @@ impl Peer {
         Ok(Self {
             name: name.to_owned(),
             command: Some(command.to_owned()),
+            tls_command: None,
             meta,
+        })
+    }
+
+    /// The same as it is started for clients that speak TLS; `None` if it cannot be.
+    pub(crate) fn with_tls(&self) -> Option<Self> {
+        Some(Self {
+            command: Some(self.tls_command.clone()?),
+            ..self.clone()
         })
     }
 
@@ -146,6 +159,7 @@ impl Peer {
                 "magent" => out.push_str(&program(site.magent)),
                 "nutcracker" => out.push_str(&program(site.nutcracker)),
                 "memcached" => out.push_str(&program(site.memcached)),
+                "tls-pair" => write!(out, "{}", tls::write_pair(site.dir)?.display())?,
                 "dir" => write!(out, "{}", site.dir.display())?,
                 "servers" => {
                     let servers: Vec<String> =
@@ -191,6 +205,7 @@ fn nutcracker_conf(backends: &[SocketAddr], port: u16) -> String {
 struct Row {
     name: &'static str,
     command: Option<&'static str>,
+    tls_command: Option<&'static str>,
     meta: Meta,
 }
 
@@ -198,6 +213,9 @@ const PEERS: &[Row] = &[
     Row {
         name: "magent",
         command: Some("{magent} -D -p {port} -l 127.0.0.1 {-s} --threads 1 -k"),
+        tls_command: Some(
+            "{magent} -D -l tls:127.0.0.1:{port} --tls-cert {tls-pair} {-s} --threads 1 -k",
+        ),
         meta: Meta::Known,
     },
     Row {
@@ -206,11 +224,13 @@ const PEERS: &[Row] = &[
             "{nutcracker} -c {nutcracker-conf} -s {spare-port} -a 127.0.0.1 -v 4 \
              -o {dir}/nutcracker-{port}.out -p {dir}/nutcracker-{port}.pid",
         ),
+        tls_command: None,
         meta: Meta::Unknown,
     },
     Row {
         name: "direct",
         command: None,
+        tls_command: None,
         meta: Meta::Known,
     },
 ];
@@ -226,6 +246,7 @@ pub(crate) const PLACEHOLDERS: &[(&str, &str)] = &[
         "{nutcracker-conf}",
         "a configuration file for nutcracker with these backends",
     ),
+    ("{tls-pair}", "a file with a certificate and its key"),
     ("{magent}", "the path of --magent"),
     ("{nutcracker}", "the path of --nutcracker"),
     ("{memcached}", "the path of --memcached"),

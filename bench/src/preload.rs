@@ -5,28 +5,38 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::StreamOwned;
 
 use crate::interrupt;
 use crate::keys::{Keys, Share};
+use crate::tls;
 use crate::wire::{Answer, Checker, Command, Request};
-use crate::workload::Workload;
+use crate::workload::{Transport, Workload};
 
 /// Stores the keys of `workload`, each at the target that the generator will ask for it.
 pub(crate) fn preload(workload: &Workload, targets: &[SocketAddr]) -> Result<()> {
     let keys = Keys::new(workload.key_count, workload.value_len);
     let parts = u32::try_from(targets.len())?;
     for (part, target) in (0..parts).zip(targets) {
-        store(&keys, Share::new(&keys, part, parts), *target)
+        let share = Share::new(&keys, part, parts);
+        store(&keys, share, *target, workload.transport)
             .with_context(|| format!("store the keys of {} through {target}", workload.name))?;
     }
     Ok(())
 }
 
 /// Stores the keys of `share` in batches: one answer at a time would take seconds.
-fn store(keys: &Keys, share: Share, target: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&target, ANSWER_MAX)?;
+fn store(keys: &Keys, share: Share, target: SocketAddr, transport: Transport) -> Result<()> {
+    let stream = TcpStream::connect_timeout(&target, ANSWER_MAX)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
+    match transport {
+        Transport::Plain => store_on(stream, keys, share),
+        Transport::Tls => store_on(StreamOwned::new(tls::connection()?, stream), keys, share),
+    }
+}
+
+fn store_on(mut stream: impl Read + Write, keys: &Keys, share: Share) -> Result<()> {
     let mut out = Vec::new();
     let mut batch = Vec::new();
     for nth in share.all() {
@@ -45,7 +55,7 @@ fn store(keys: &Keys, share: Share, target: SocketAddr) -> Result<()> {
 }
 
 fn await_stored(
-    stream: &mut TcpStream,
+    stream: &mut impl Read,
     keys: &Keys,
     share: Share,
     batch: &mut Vec<Request>,

@@ -22,6 +22,14 @@ pub(crate) struct Workload {
     /// Requests in flight per connection.
     pub(crate) depth: u32,
     pub(crate) pace: Pace,
+    pub(crate) transport: Transport,
+}
+
+/// What requests go over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Plain,
+    Tls,
 }
 
 /// When the next request is due.
@@ -48,6 +56,14 @@ impl Workload {
     /// Whether anything is read, so that it must be stored first.
     pub(crate) fn reads(&self) -> bool {
         self.set_percent < 100
+    }
+
+    /// The same without TLS, for what does not speak it.
+    pub(crate) fn plain(&self) -> Self {
+        Self {
+            transport: Transport::Plain,
+            ..self.clone()
+        }
     }
 
     /// The same with classic gets, for a proxy that knows nothing else.
@@ -80,6 +96,7 @@ const GET: Workload = Workload {
     connections: 50,
     depth: 1,
     pace: Pace::Closed,
+    transport: Transport::Plain,
 };
 
 /// Every workload. Key counts keep a workload's values below 100 MB.
@@ -137,6 +154,28 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         about: "the same, 16 requests in flight on each connection",
         read: Command::BinaryGet,
         depth: 16,
+        ..GET
+    },
+    Workload {
+        name: "tls-get",
+        about: "get of 100 B over TLS, 50 connections (plain where TLS is not spoken)",
+        transport: Transport::Tls,
+        ..GET
+    },
+    Workload {
+        name: "tls-piped",
+        about: "the same, 16 requests in flight on each connection",
+        transport: Transport::Tls,
+        depth: 16,
+        ..GET
+    },
+    Workload {
+        name: "tls-large",
+        about: "get of 100 KiB over TLS, 10 connections (plain where TLS is not spoken)",
+        transport: Transport::Tls,
+        value_len: 100 << 10,
+        key_count: 500,
+        connections: 10,
         ..GET
     },
     Workload {

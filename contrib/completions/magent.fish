@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_magent_global_optspecs
-    string join \n l/listen= p/port= f/socket= a/socket-mode= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= lock-with-data= backup-placement= no-flush read-error advertise= advertise-version= Y/auth-file= backend-auth-file= hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
+    string join \n l/listen= p/port= f/socket= a/socket-mode= proxy-protocol-from= s/server= b/backup= k/ketama scheme= hash-tag= hash-seed= hash-filter= lock-with-data= backup-placement= no-flush read-error advertise= advertise-version= Y/auth-file= backend-auth-file= tls-cert= tls-key= tls-client-ca= tls-client-auth= tls-min= backend-tls backend-tls-ca= backend-tls-cert= backend-tls-key= backend-tls-name= backend-tls-verify= hedge-ms= heal-rate= on-overflow= state-dir= u/user= g/group= D/foreground threads= pid-file= v/verbose log-file= on-event= event-webhook= request-ms= fail-ms= probe-ms-min= probe-ms-max= drain-ms= max-value= max-memory= remember-keys= n/max-clients= i/max-backend-connections= h/help V/version
 end
 
 function __fish_magent_needs_command
@@ -24,10 +24,11 @@ function __fish_magent_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c magent -n "__fish_magent_needs_command" -s l -l listen -d 'Address to listen on; repeat it or separate several by commas' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_needs_command" -s l -l listen -d 'Address to listen on, tls:ADDRESS or unix:PATH; repeat it or use commas' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_needs_command" -s p -l port -d 'TCP port to listen on; 0 for none' -r
 complete -c magent -n "__fish_magent_needs_command" -s f -l socket -d 'Unix socket to listen on as well, or alone with -p 0' -r -F
 complete -c magent -n "__fish_magent_needs_command" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
+complete -c magent -n "__fish_magent_needs_command" -l proxy-protocol-from -d 'Load balancers whose PROXY header is believed, such as 10.0.0.0/8,192.0.2.1' -r
 complete -c magent -n "__fish_magent_needs_command" -s s -l server -d 'Primary: ADDRESS[:PORT], repeated for each' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_needs_command" -s b -l backup -d 'Backup: ADDRESS[:PORT], repeated for each' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_needs_command" -l scheme -d 'How keys are placed [default: magent]; "list" explains them all' -r
@@ -41,6 +42,20 @@ complete -c magent -n "__fish_magent_needs_command" -l advertise -d 'Proxies tha
 complete -c magent -n "__fish_magent_needs_command" -l advertise-version -d 'Version of that list [default: when this process started]' -r
 complete -c magent -n "__fish_magent_needs_command" -s Y -l auth-file -d 'File of users, as "magent passwd" writes it: clients have to log in' -r -F
 complete -c magent -n "__fish_magent_needs_command" -l backend-auth-file -d 'File with user:password for backends that were started with -Y' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l tls-cert -d 'Certificate of this proxy, and its chain, for listeners with tls:' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l tls-key -d 'Its private key, if that is not in the same file' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l tls-client-ca -d 'Authorities whose certificates clients must have' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l tls-client-auth -d 'Whether clients need a certificate; required with --tls-client-ca' -r -f -a "none\t''
+optional\t''
+required\t''"
+complete -c magent -n "__fish_magent_needs_command" -l tls-min -d 'Oldest version of TLS that clients may speak' -r -f -a "1.2\t''
+1.3\t''"
+complete -c magent -n "__fish_magent_needs_command" -l backend-tls-ca -d 'Authorities that servers\' certificates must be of; else those of this machine' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l backend-tls-cert -d 'Certificate for servers that want one from their clients' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l backend-tls-key -d 'Its private key, if that is not in the same file' -r -F
+complete -c magent -n "__fish_magent_needs_command" -l backend-tls-name -d 'Name that servers\' certificates must be for, if not that of -s and -b' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_needs_command" -l backend-tls-verify -d 'Whether servers\' certificates are verified' -r -f -a "on\t''
+off\t''"
 complete -c magent -n "__fish_magent_needs_command" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
 complete -c magent -n "__fish_magent_needs_command" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
 complete -c magent -n "__fish_magent_needs_command" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
@@ -66,6 +81,7 @@ complete -c magent -n "__fish_magent_needs_command" -s i -l max-backend-connecti
 complete -c magent -n "__fish_magent_needs_command" -s k -l ketama -d 'Short for --scheme ketama/md5'
 complete -c magent -n "__fish_magent_needs_command" -l no-flush -d 'Refuse flush_all, which empties every server'
 complete -c magent -n "__fish_magent_needs_command" -l read-error -d 'Answer reads with an error if primary and backup are down; else they miss'
+complete -c magent -n "__fish_magent_needs_command" -l backend-tls -d 'Speak TLS to all servers, except over unix sockets'
 complete -c magent -n "__fish_magent_needs_command" -s D -l foreground -d 'Stay in the foreground and log to standard error'
 complete -c magent -n "__fish_magent_needs_command" -s v -l verbose -d 'Log the route of each request, with shortened keys; -vv with whole keys'
 complete -c magent -n "__fish_magent_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -87,14 +103,29 @@ complete -c magent -n "__fish_magent_using_subcommand route" -l hash-filter -d '
 complete -c magent -n "__fish_magent_using_subcommand route" -l lock-with-data -d 'Keep the locks of PHP\'s sessions with their data: php, or one handler' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l backup-placement -d 'apart: a key\'s backup is on another host than its primary; hash: anywhere' -r -f -a "apart\t''
 hash\t''"
-complete -c magent -n "__fish_magent_using_subcommand route" -s l -l listen -d 'Address to listen on; repeat it or separate several by commas' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_using_subcommand route" -s l -l listen -d 'Address to listen on, tls:ADDRESS or unix:PATH; repeat it or use commas' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_using_subcommand route" -s p -l port -d 'TCP port to listen on; 0 for none' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -s f -l socket -d 'Unix socket to listen on as well, or alone with -p 0' -r -F
 complete -c magent -n "__fish_magent_using_subcommand route" -s a -l socket-mode -d 'Permissions of the unix socket, in octal' -r
+complete -c magent -n "__fish_magent_using_subcommand route" -l proxy-protocol-from -d 'Load balancers whose PROXY header is believed, such as 10.0.0.0/8,192.0.2.1' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l advertise -d 'Proxies that clients with auto discovery are told, this one included' -r -f -a "(__fish_print_hostnames)"
 complete -c magent -n "__fish_magent_using_subcommand route" -l advertise-version -d 'Version of that list [default: when this process started]' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -s Y -l auth-file -d 'File of users, as "magent passwd" writes it: clients have to log in' -r -F
 complete -c magent -n "__fish_magent_using_subcommand route" -l backend-auth-file -d 'File with user:password for backends that were started with -Y' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l tls-cert -d 'Certificate of this proxy, and its chain, for listeners with tls:' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l tls-key -d 'Its private key, if that is not in the same file' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l tls-client-ca -d 'Authorities whose certificates clients must have' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l tls-client-auth -d 'Whether clients need a certificate; required with --tls-client-ca' -r -f -a "none\t''
+optional\t''
+required\t''"
+complete -c magent -n "__fish_magent_using_subcommand route" -l tls-min -d 'Oldest version of TLS that clients may speak' -r -f -a "1.2\t''
+1.3\t''"
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-tls-ca -d 'Authorities that servers\' certificates must be of; else those of this machine' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-tls-cert -d 'Certificate for servers that want one from their clients' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-tls-key -d 'Its private key, if that is not in the same file' -r -F
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-tls-name -d 'Name that servers\' certificates must be for, if not that of -s and -b' -r -f -a "(__fish_print_hostnames)"
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-tls-verify -d 'Whether servers\' certificates are verified' -r -f -a "on\t''
+off\t''"
 complete -c magent -n "__fish_magent_using_subcommand route" -l hedge-ms -d 'Wait for an answer to a read before the backup is asked too; 0 for never' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l heal-rate -d 'Items, and bytes, a second that are copied to a backend that has returned' -r
 complete -c magent -n "__fish_magent_using_subcommand route" -l on-overflow -d 'What becomes of a backend that missed more than can be remembered' -r -f -a "flush\t''
@@ -122,6 +153,7 @@ csv\t''"
 complete -c magent -n "__fish_magent_using_subcommand route" -s k -l ketama -d 'Short for --scheme ketama/md5'
 complete -c magent -n "__fish_magent_using_subcommand route" -l no-flush -d 'Refuse flush_all, which empties every server'
 complete -c magent -n "__fish_magent_using_subcommand route" -l read-error -d 'Answer reads with an error if primary and backup are down; else they miss'
+complete -c magent -n "__fish_magent_using_subcommand route" -l backend-tls -d 'Speak TLS to all servers, except over unix sockets'
 complete -c magent -n "__fish_magent_using_subcommand route" -s D -l foreground -d 'Stay in the foreground and log to standard error'
 complete -c magent -n "__fish_magent_using_subcommand route" -s v -l verbose -d 'Log the route of each request, with shortened keys; -vv with whole keys'
 complete -c magent -n "__fish_magent_using_subcommand route" -l summary -d 'Print the share of each server instead, as numbers and bars'

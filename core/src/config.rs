@@ -336,6 +336,10 @@ limits! {
         "On SIGTERM, longest wait for requests in flight before the process exits.";
     stats_ms = 200, 1..=10_000, None,
         "Longest wait for the backends' share of a `stats` answer. Those that have not answered are named as absent.";
+    handshake_ms = 10_000, 100..=600_000, None,
+        "Longest time from a client's connection to the end of its TLS handshake, PROXY header included. Then it is closed.";
+    handshakes_max = 1_000, 16..=1_000_000, None,
+        "TLS handshakes and PROXY headers under way per worker. Beyond it the one that has waited longest is closed: who stalls on purpose keeps nobody out.";
     request_line_len_max = 2_048, 1_024..=65_536, None,
         "A request line other than a multi-key get, in bytes. memcached gives up at 2,048 too.";
     get_line_len_max = 4_194_304, 2_048..=67_108_864, None,

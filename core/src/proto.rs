@@ -21,12 +21,15 @@ mod classic;
 mod laws;
 pub mod meta;
 mod number;
+pub mod proxy_header;
 pub mod response;
 
 #[cfg(any(test, fuzzing))]
 pub use laws::{fuzz_canary, fuzz_packet, fuzz_request, fuzz_response};
 pub use number::encode_decimal;
 pub(crate) use number::{Decimal, parse_unsigned};
+#[cfg(any(test, fuzzing))]
+pub use proxy_header::fuzz_proxy_header;
 
 /// Longest key, in bytes. memcached: `KEY_MAX_LENGTH`.
 pub const KEY_LEN_MAX: usize = 250;

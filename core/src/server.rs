@@ -1,15 +1,17 @@
-//! How an operator names a backend: `[NAME=]ADDRESS[*WEIGHT]`.
+//! How an operator names a backend: `[NAME=][tls:]ADDRESS[*WEIGHT]`.
 //!
 //! ```text
 //! 10.0.0.4                 host, port 11211          node0=10.0.0.4:11212*2   name, weight
 //! cache-1.example:11212    host and port             unix:/run/memcached.sock socket
 //! [2001:db8::1]:11212      IPv6 goes in brackets     10.0.0.4*0.5             fraction
+//! tls:10.0.0.4:11211       spoken to with TLS
 //! ```
 //!
 //! # Invariants
 //!
 //! - A [`ServerSpec`] that exists is valid; there is no other way to make one than to parse it.
 //! - `Display` gives text that parses to an equal value (property test below).
+//! - `tls:` is no part of the address: keys do not move when a server begins to speak TLS.
 //! - The host stays as it was written. Rings hash that text, so `::1` and `0:0::1` are different
 //!   servers to them, as they are to the programs whose placement is reproduced.
 //!
@@ -37,6 +39,7 @@ pub const NAME_LEN_MAX: usize = 253;
 pub struct ServerSpec {
     name: Option<Box<str>>,
     address: Address,
+    tls: bool,
     weight: Weight,
 }
 
@@ -52,6 +55,12 @@ impl ServerSpec {
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether `tls:` stands before the address.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// Its share of the keys, relative to the others'; 1 if none was written.
@@ -101,6 +110,9 @@ impl fmt::Display for ServerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = &self.name {
             write!(f, "{name}=")?;
+        }
+        if self.tls {
+            f.write_str(TLS_PREFIX)?;
         }
         write!(f, "{}", self.address)?;
         if self.weight == Weight::ONE {
@@ -300,6 +312,8 @@ pub enum ServerProblem {
     Port,
     /// Not absolute, too long, or with a byte that cannot be told from the rest.
     Path,
+    /// TLS over a unix socket.
+    TlsUnix,
     /// Not a decimal number.
     Weight,
     /// Zero, or so small that it is zero.
@@ -325,6 +339,7 @@ impl fmt::Display for ServerProblem {
                 f,
                 "unix path must be absolute, at most {UNIX_PATH_LEN_MAX} bytes, without '*'"
             ),
+            Self::TlsUnix => f.write_str("a unix socket has no TLS: leave tls: away"),
             Self::Weight => f.write_str("weight must be a number such as 2 or 0.5"),
             Self::WeightZero => f.write_str("weight must be above 0"),
             Self::WeightTooLarge => write!(f, "weight must be at most {WEIGHT_MAX}"),
@@ -342,9 +357,20 @@ fn parse_server(text: &str) -> Result<ServerSpec, ServerProblem> {
         Some((address, weight)) => (address, parse_weight(weight)?),
         None => (rest, Weight::ONE),
     };
+    let (tls, address) = match address.strip_prefix(TLS_PREFIX) {
+        // A host of this name, and its port.
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => (false, address),
+        Some(rest) => (true, rest),
+        None => (false, address),
+    };
+    let address = parse_address(address)?;
+    if tls && address.host().is_none() {
+        return Err(ServerProblem::TlsUnix);
+    }
     Ok(ServerSpec {
         name,
-        address: parse_address(address)?,
+        address,
+        tls,
         weight,
     })
 }
@@ -451,6 +477,7 @@ fn parse_port(text: &str) -> Result<u16, ServerProblem> {
 }
 
 const UNIX_PREFIX: &str = "unix:";
+const TLS_PREFIX: &str = "tls:";
 
 #[cfg(test)]
 mod tests {
@@ -523,6 +550,28 @@ mod tests {
         );
         check("h*0.3333", None, "h:11211", 0.3333, "h:11211*0.3333");
         check("h*10000", None, "h:11211", 10_000.0, "h:11211*10000");
+    }
+
+    #[test]
+    fn tls_is_no_part_of_the_address() {
+        check("tls:h:1*2", None, "h:1", 2.0, "tls:h:1*2");
+        check(
+            "n=tls:[::1]",
+            Some("n"),
+            "[::1]:11211",
+            1.0,
+            "n=tls:[::1]:11211",
+        );
+        assert!(parsed("tls:h").is_tls() && !parsed("h").is_tls());
+        for style in [LabelStyle::Ketama, LabelStyle::Magent, LabelStyle::HostPort] {
+            assert_eq!(parsed("tls:h").label(style), parsed("h").label(style));
+        }
+        // A host of that name.
+        check("tls:11211", None, "tls:11211", 1.0, "tls:11211");
+        check("tls:tls:1", None, "tls:1", 1.0, "tls:tls:1");
+        assert!(!parsed("tls:11211").is_tls() && parsed("tls:tls:1").is_tls());
+        check_refused("tls:", "port must be");
+        check_refused("tls:unix:/a", "a unix socket has no TLS");
     }
 
     #[track_caller]
@@ -661,6 +710,11 @@ mod tests {
             "unix:/[a-z=./:]{0,20}",
         ];
         let weight = prop::option::of("[1-9][0-9]{0,2}(\\.[0-9]{1,20})?|0\\.[0-9]{0,20}[1-9]");
+        let tls = prop_oneof![Just(""), Just("tls:")];
+        let address = (tls, address).prop_filter_map("no TLS there", |(tls, address)| {
+            let no_tls = address.starts_with(UNIX_PREFIX) && !tls.is_empty();
+            (!no_tls).then(|| format!("{tls}{address}"))
+        });
         (name, address, weight).prop_map(|(name, address, weight)| {
             let name = name.map(|name| format!("{name}=")).unwrap_or_default();
             let weight = weight

@@ -41,6 +41,10 @@ counters! {
     ClientsClosed, "clients_closed_total", "Client connections closed, by either side.";
     ClientsRefused, "clients_refused_total", "Client connections refused because of --max-clients.";
     ClientsOverrun, "clients_overrun_total", "Clients closed because they did not take their answers.";
+    TlsHandshakes, "tls_handshakes_total", "TLS handshakes with clients that succeeded.";
+    TlsResumed, "tls_resumed_total", "Of these, those that took up an earlier session and so were cheap.";
+    TlsFailures, "tls_failures_total", "TLS handshakes with clients that failed, were cut or took too long.";
+    ProxyRefusals, "proxy_refusals_total", "Connections closed for want of a right PROXY header from a trusted address.";
     Gets, "cmd_get", "Keys asked for by get, gets, gat, gats and mg.";
     GetHits, "get_hits", "Keys found.";
     GetMisses, "get_misses", "Keys not found.";

@@ -8,6 +8,7 @@
 //!
 //! Adding a flag: an [`Arg`] here, its use in `options`, `UPDATE_GOLDEN=1 cargo test --test cli`.
 
+mod tls;
 mod values;
 
 use std::ffi::OsString;
@@ -29,8 +30,9 @@ use magent_core::server::ServerSpec;
 use crate::auth::passwd::PasswdOptions;
 use crate::options::advertise::HostPort;
 use crate::options::{DemoOptions, Options, RouteOptions, RouteOutput, StateDir};
+pub(crate) use values::octal;
 pub(crate) use values::{HealRate, SchemeArg};
-use values::{Unit, hedge, number, octal, one_of, without_subject};
+use values::{Unit, hedge, network, number, one_of, without_subject};
 
 /// What the command line asks for.
 pub(crate) enum Action {
@@ -166,6 +168,7 @@ fn command() -> Command {
         .args(placement())
         .args(behaviour())
         .args(users())
+        .args(tls::args())
         .args(healing())
         .args(process())
         .args(logging())
@@ -204,12 +207,13 @@ when one of them dies.";
 
 const AFTER_HELP: &str = "\
 Servers:
-  A SERVER is written [NAME=]ADDRESS[*WEIGHT]:
+  A SERVER is written [NAME=][tls:]ADDRESS[*WEIGHT]:
     192.168.1.4                  port 11211
     cache-1.example.com:11212    looked up again at each reconnect
     [2001:db8::4]:11211          IPv6 goes in brackets
     unix:/run/memcached.sock     a unix socket
     node0=192.168.1.4*2          placed by its name, with a double share of keys
+    tls:192.168.1.4              spoken to with TLS; keys do not move
 
 Examples:
   Three primaries and two backups, in the background. With the same but for
@@ -223,12 +227,15 @@ Examples:
     magent -D -u nobody -s 192.168.1.4 -s 192.168.1.5 -b 192.168.1.7
   In twemproxy's place, with all keys where they are:
     magent --scheme ketama/fnv1a_64 -s one=192.168.1.4 -s two=192.168.1.5
+  With TLS on both sides, beside a plain unix socket:
+    magent -l tls:0.0.0.0:11212,unix:/run/magent.sock --tls-cert magent.pem \\
+      --backend-tls --backend-tls-ca ca.pem -s 192.168.1.4 -s 192.168.1.5
   Where do these keys go?
     magent route -s 192.168.1.4 -s 192.168.1.5 -b 192.168.1.7 user:1 user:2
 
 Signals:
   TERM, INT  accept nobody new, finish what is in flight, exit
-  HUP        open the log file and read the users (--auth-file) again
+  HUP        open the log file again; read users, certificates and keys again
 
 Exit status:
   0  listening (in the background), or stopped by TERM
@@ -240,13 +247,15 @@ fn listening() -> Vec<Arg> {
         text("listen", "ADDRESS")
             .short('l')
             .action(ArgAction::Append)
-            .value_delimiter(',')
             .value_hint(ValueHint::Hostname)
-            .help("Address to listen on; repeat it or separate several by commas")
+            .help("Address to listen on, tls:ADDRESS or unix:PATH; repeat it or use commas")
             .long_help(
                 "Address to listen on: an IPv4 or IPv6 address or a name of this machine, with \
                  :PORT if it is not that of -p. Repeat it or separate several by commas. By \
-                 default, all IPv4 addresses",
+                 default, all IPv4 addresses. tls:ADDRESS for a port that speaks TLS (--tls-cert), \
+                 unix:PATH for a unix socket, with ,mode=0770 if its permissions are not those of \
+                 -a. tcp:ADDRESS,proxy-protocol, or tls:, for a port that a load balancer connects \
+                 to, which says by the PROXY protocol where clients come from",
             ),
         Arg::new("port")
             .short('p')
@@ -266,6 +275,16 @@ fn listening() -> Vec<Arg> {
             .value_parser(octal)
             .default_value("700")
             .help("Permissions of the unix socket, in octal"),
+        text("proxy-protocol-from", "NETWORKS")
+            .action(ArgAction::Append)
+            .value_delimiter(',')
+            .value_parser(network)
+            .help("Load balancers whose PROXY header is believed, such as 10.0.0.0/8,192.0.2.1")
+            .long_help(
+                "Load balancers that connect to listeners with proxy-protocol: networks or \
+                 addresses, separated by commas. They must send a PROXY header, of version 1 or 2, \
+                 ahead of each client's first byte; connections from anywhere else are closed",
+            ),
     ]
     .into_iter()
     .map(|arg| arg.help_heading(LISTENING))
@@ -601,6 +620,7 @@ fn route() -> Command {
         .into_iter()
         .chain(behaviour())
         .chain(users())
+        .chain(tls::args())
         .chain(healing())
         .chain(process())
         .chain(logging());
@@ -786,6 +806,13 @@ const SCHEME_LIST_TAIL: &str = "
 hash keys with xxh3. \"magent route --summary\" shows how evenly a scheme spreads
 your keys.
 ";
+
+/// What options of listeners become, for the test of what they mean.
+#[cfg(test)]
+pub(crate) fn parse_listening<'a>(words: impl Iterator<Item = &'a str>) -> ArgMatches {
+    let command = Command::new("magent").args(listening());
+    command.get_matches_from(std::iter::once("magent").chain(words))
+}
 
 #[cfg(test)]
 mod tests {

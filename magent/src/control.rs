@@ -36,7 +36,7 @@ use self::tell::Tell;
 use crate::auth::backend::BackendLogin;
 use crate::auth::{Secrets, UserTable, Verifier};
 use crate::changes::Changes;
-use crate::dial::resolve;
+use crate::dial::{Destination, resolve};
 use crate::events::{EventCommand, EventOptions, Events, Webhook};
 use crate::fence::{Fence, Owner};
 use crate::healing::{self, Links};
@@ -45,6 +45,7 @@ use crate::listen::Listener;
 use crate::log::{self, RateLimiter, Verdict};
 use crate::options::Options;
 use crate::probe;
+use crate::tls::Tls;
 use crate::worker::{Common, FromWorker, Handle, ToWorker, Worker, time_since};
 
 /// Reports of one backend's failures in the log, in each minute: many workers see one failure.
@@ -62,6 +63,7 @@ pub(crate) fn run(
     options: Options,
     secrets: Secrets,
     listeners: Vec<Vec<Listener>>,
+    tls: Tls,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let started = Instant::now();
@@ -90,6 +92,8 @@ pub(crate) fn run(
         started,
         clients_open: Arc::new(AtomicU64::new(0)),
         verbosity: options.run.verbosity,
+        tls: Arc::new(tls),
+        trusted_proxies: options.listen.trusted_proxies.into(),
         control: to_control,
     };
     let mut workers = Workers::default();
@@ -114,11 +118,9 @@ fn event_options(options: &Options) -> Result<EventOptions> {
     let events = &options.run.events;
     let webhook = events.webhook.as_deref().map(Webhook::new);
     let listen = &options.listen;
-    let unix = listen
-        .unix
-        .as_ref()
-        .map(|unix| unix.path.display().to_string());
-    let first = listen.tcp.first().map(ToString::to_string).or(unix);
+    let tcp = listen.tcp.first().map(|tcp| tcp.address.to_string());
+    let unix = listen.unix.first();
+    let first = tcp.or_else(|| unix.map(|unix| unix.path.display().to_string()));
     Ok(EventOptions {
         command: events.command.as_ref().map(EventCommand::new),
         webhook: webhook.transpose()?,
@@ -173,6 +175,7 @@ struct Control {
     /// There is one where keys have two backends.
     healer: Option<Healer>,
     links: Links,
+    tls: Arc<Tls>,
     fence: Fence,
     verifier: Option<Verifier>,
     auth_file: Option<PathBuf>,
@@ -215,7 +218,8 @@ impl Control {
             Healer::new(&config, placement, Arc::clone(&common.shared.progress), now)
         });
         let (found, findings) = unbounded_channel();
-        let (links, healing) = Links::new(Arc::clone(&config), common.backend_login.clone())
+        let (tls, login) = (Arc::clone(&common.tls), common.backend_login.clone());
+        let (links, healing) = Links::new(Arc::clone(&config), tls, login)
             .context("cannot start the healer's thread")?;
         let this = Self {
             changes: Changes::new(&config, Arc::clone(&common.shared.progress), events),
@@ -225,6 +229,7 @@ impl Control {
             keeper,
             healer,
             links,
+            tls: Arc::clone(&common.tls),
             fence,
             verifier: common.verifier.clone(),
             auth_file: None,
@@ -292,6 +297,10 @@ impl Control {
                 if result.is_ok_and(|answer| answer.lingering == Some(false)) {
                     self.fence.on_not_found(backend);
                 }
+                match result {
+                    Ok(_) => self.tls.backends.on_good(backend),
+                    Err(failure) => self.tls.backends.on_failed(backend, failure, None),
+                }
                 self.keeper.on_probe(now, backend, result);
             }
             Event::Found(Found::Written(written)) => {
@@ -312,6 +321,7 @@ impl Control {
             Event::HangUp => {
                 reopen_log();
                 self.read_users();
+                self.tls.reload();
             }
         }
     }
@@ -455,13 +465,17 @@ impl Control {
     }
 
     fn probe(&self, backend: BackendId) {
-        let address = self.config.backends[backend.index()].clone();
+        let to = Destination {
+            backend,
+            address: self.config.backends[backend.index()].clone(),
+            tls: Arc::clone(&self.tls),
+            login: self.backend_login.clone(),
+        };
         let limit = Duration::from_millis(self.config.limits.fail_ms);
         let look_for = self.fence.look_for(backend);
         let found = self.found.clone();
-        let login = self.backend_login.clone();
         tokio::spawn(async move {
-            let result = probe::probe(&address, login.as_deref(), &look_for, limit).await;
+            let result = probe::probe(&to, &look_for, limit).await;
             // The control thread only stops listening when the process ends.
             drop(found.send(Found::Probe(backend, result)));
         });

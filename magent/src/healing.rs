@@ -25,14 +25,14 @@ use std::time::Duration;
 use magent_core::config::Config;
 use magent_core::heal::{HealConnection, Role};
 use magent_core::keeper::Failure;
-use magent_core::server::Address;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
 use crate::auth::backend::BackendLogin;
-use crate::dial::{Dialled, dial};
+use crate::dial::{Destination, Dialled, dial};
+use crate::tls::Tls;
 use crate::worker::failure_of;
 
 /// Bytes of one read.
@@ -79,6 +79,7 @@ impl Events {
 /// The healer's connections.
 pub(crate) struct Links {
     config: Arc<Config>,
+    tls: Arc<Tls>,
     login: Option<Arc<BackendLogin>>,
     open: HashMap<HealConnection, Link>,
     copies: UnboundedSender<Event>,
@@ -117,6 +118,7 @@ impl Links {
     /// If there is no room for a thread.
     pub(crate) fn new(
         config: Arc<Config>,
+        tls: Arc<Tls>,
         login: Option<Arc<BackendLogin>>,
     ) -> io::Result<(Self, Events)> {
         let (copies, of_copies) = unbounded_channel();
@@ -128,6 +130,7 @@ impl Links {
             .build()?;
         let this = Self {
             config,
+            tls,
             login,
             open: HashMap::new(),
             copies,
@@ -153,7 +156,6 @@ impl Links {
         let unwritten = Arc::new(AtomicUsize::new(0));
         let task = Task {
             connection,
-            login: self.login.clone(),
             events: match connection.role {
                 Role::Copy => self.copies.clone(),
                 Role::Walk => self.walks.clone(),
@@ -162,10 +164,15 @@ impl Links {
             unwritten: Arc::clone(&unwritten),
             unread: Arc::clone(&self.unread),
         };
-        let address = self.config.backends[connection.backend.index()].clone();
+        let to = Destination {
+            backend: connection.backend,
+            address: self.config.backends[connection.backend.index()].clone(),
+            tls: Arc::clone(&self.tls),
+            login: self.login.clone(),
+        };
         let limit = Duration::from_millis(self.config.limits.fail_ms);
         let runtime = self.runtime.as_ref().expect("it lives as long as this");
-        let task = runtime.spawn(task.run(address, limit)).abort_handle();
+        let task = runtime.spawn(task.run(to, limit)).abort_handle();
         let link = Link {
             writes,
             unwritten,
@@ -202,7 +209,6 @@ impl Links {
 /// What one connection does.
 struct Task {
     connection: HealConnection,
-    login: Option<Arc<BackendLogin>>,
     events: UnboundedSender<Event>,
     queue: UnboundedReceiver<Vec<u8>>,
     unwritten: Arc<AtomicUsize>,
@@ -210,9 +216,9 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, address: Address, limit: Duration) {
+    async fn run(self, to: Destination, limit: Duration) {
         let (events, connection) = (self.events.clone(), self.connection);
-        let Err(failure) = self.connect(&address, limit).await else {
+        let Err(failure) = self.connect(&to, limit).await else {
             return;
         };
         // The control thread only stops listening when the process ends.
@@ -220,8 +226,9 @@ impl Task {
     }
 
     /// `Ok` if nobody listens any more.
-    async fn connect(self, address: &Address, limit: Duration) -> Result<(), Failure> {
-        match dial(address, self.login.as_deref(), limit).await? {
+    async fn connect(self, to: &Destination, limit: Duration) -> Result<(), Failure> {
+        match dial(to, limit).await? {
+            Dialled::Tls(stream, local) => self.carry(stream, Some(local)).await,
             Dialled::Tcp(stream, local) => self.carry(stream, Some(local)).await,
             Dialled::Unix(stream) => self.carry(stream, None).await,
         }
@@ -240,6 +247,8 @@ impl Task {
         let writing = async {
             while let Some(bytes) = self.queue.recv().await {
                 writer.write_all(&bytes).await?;
+                // TLS may hold it back.
+                writer.flush().await?;
                 self.unwritten.fetch_sub(bytes.len(), Ordering::Relaxed);
             }
             // Closed from here: this task is about to be ended.
@@ -283,12 +292,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::options::TlsOptions;
 
     fn links(port: u16) -> (Links, Events) {
         let primary: ServerSpec = format!("127.0.0.1:{port}").parse().unwrap();
         let options = SchemeOptions::default();
         let config = Config::new(vec![primary], Vec::new(), Scheme::magent(), options);
-        Links::new(Arc::new(config.unwrap()), None).unwrap()
+        let config = config.unwrap();
+        let tls = Tls::load(&TlsOptions::default(), &config).unwrap();
+        Links::new(Arc::new(config), Arc::new(tls), None).unwrap()
     }
 
     fn connection(generation: u32) -> HealConnection {

@@ -293,8 +293,8 @@ mod tests {
                 SchemeOptions::default(),
             );
             let listen = ListenOptions {
-                tcp: vec![SocketAddr::from(([127, 0, 0, 1], 3))],
-                unix: None,
+                tcp: vec![SocketAddr::from(([127, 0, 0, 1], 3)).into()],
+                ..ListenOptions::default()
             };
             let config = config.unwrap();
             let ledger = Ledger::open(Some(dir.path()), &listen, &config, Duration::ZERO).unwrap();

@@ -10,6 +10,7 @@
 //!
 //! Not here: accepting (`worker`).
 
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -18,6 +19,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -28,12 +30,96 @@ use crate::sys::Identity;
 const BACKLOG: i32 = 4_096;
 
 /// Where to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ListenOptions {
-    /// TCP addresses, each once. Empty with `-p 0`.
-    pub(crate) tcp: Vec<SocketAddr>,
-    /// Unix socket.
-    pub(crate) unix: Option<UnixOptions>,
+    /// TCP addresses, each once.
+    pub(crate) tcp: Vec<TcpOptions>,
+    /// Unix sockets, each once.
+    pub(crate) unix: Vec<UnixOptions>,
+    /// Whose PROXY headers are believed.
+    pub(crate) trusted_proxies: Vec<IpNet>,
+}
+
+impl ListenOptions {
+    /// Whether any listener speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tcp.iter().any(|tcp| tcp.greeting.tls == Tls::Spoken)
+    }
+
+    /// Whether any listener expects a PROXY header.
+    pub(crate) fn has_proxy_header(&self) -> bool {
+        let required = |tcp: &TcpOptions| tcp.greeting.proxy_header == ProxyHeader::Required;
+        self.tcp.iter().any(required)
+    }
+}
+
+impl fmt::Display for ListenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tcp = self.tcp.iter().map(ToString::to_string);
+        let unix = self.unix.iter().map(|unix| unix.path.display().to_string());
+        f.write_str(&tcp.chain(unix).collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A TCP port to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpOptions {
+    /// Where.
+    pub(crate) address: SocketAddr,
+    /// What its connections begin with.
+    pub(crate) greeting: Greeting,
+}
+
+impl From<SocketAddr> for TcpOptions {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            greeting: Greeting::default(),
+        }
+    }
+}
+
+impl fmt::Display for TcpOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = match self.greeting.tls {
+            Tls::Spoken => "tls:",
+            Tls::NotSpoken => "",
+        };
+        write!(f, "{tls}{}", self.address)?;
+        match self.greeting.proxy_header {
+            ProxyHeader::Required => f.write_str(",proxy-protocol"),
+            ProxyHeader::NotExpected => Ok(()),
+        }
+    }
+}
+
+/// What a connection begins with, ahead of its first request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    /// First a header that says for whom the connection is.
+    pub(crate) proxy_header: ProxyHeader,
+    /// Then a handshake.
+    pub(crate) tls: Tls,
+}
+
+/// Does a load balancer say where clients come from?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ProxyHeader {
+    /// Each connection is a client's own.
+    #[default]
+    NotExpected,
+    /// Each connection begins with a header, and comes from an address that is trusted to send one.
+    Required,
+}
+
+/// Is a listener's port one for TLS?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tls {
+    /// Plain.
+    #[default]
+    NotSpoken,
+    /// TLS alone.
+    Spoken,
 }
 
 /// A unix socket to listen on.
@@ -49,7 +135,7 @@ pub(crate) struct UnixOptions {
 #[derive(Debug)]
 pub(crate) enum Listener {
     /// A TCP port. Each worker has its own, and the kernel deals connections out to them.
-    Tcp(TcpListener),
+    Tcp(TcpListener, Greeting),
     /// A unix socket, the same for all workers.
     Unix(UnixListener),
 }
@@ -59,37 +145,38 @@ pub(crate) enum Listener {
 pub(crate) struct Listeners {
     /// A set for each worker, each with one listener per address.
     pub(crate) per_worker: Vec<Vec<Listener>>,
-    /// Removes the unix socket's file.
-    pub(crate) socket_file: Option<SocketFile>,
+    /// Remove the unix sockets' files.
+    pub(crate) socket_files: Vec<SocketFile>,
 }
 
 /// Listens on every address, with a set of listeners for each of `workers`.
 ///
-/// The unix socket's file is given to `owner`.
+/// The unix sockets' files are given to `owner`.
 pub(crate) fn listeners(
     options: &ListenOptions,
     workers: u16,
     owner: &Identity,
 ) -> Result<Listeners> {
     let mut per_worker: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
-    for &address in &options.tcp {
-        let sockets = tcp_listeners(address, workers).map_err(|err| explain_tcp(address, &err))?;
+    for tcp in &options.tcp {
+        let sockets =
+            tcp_listeners(tcp.address, workers).map_err(|err| explain_tcp(tcp.address, &err))?;
         for (set, socket) in per_worker.iter_mut().zip(sockets) {
-            set.push(Listener::Tcp(socket.into()));
+            set.push(Listener::Tcp(socket.into(), tcp.greeting));
         }
     }
-    let mut socket_file = None;
-    if let Some(unix) = &options.unix {
+    let mut socket_files = Vec::new();
+    for unix in &options.unix {
         let (listener, file) = unix_listener(unix, owner)
             .with_context(|| format!("cannot listen on {}", unix.path.display()))?;
         for set in &mut per_worker {
             set.push(Listener::Unix(listener.try_clone().context("unix socket")?));
         }
-        socket_file = Some(file);
+        socket_files.push(file);
     }
     Ok(Listeners {
         per_worker,
-        socket_file,
+        socket_files,
     })
 }
 
@@ -209,8 +296,8 @@ mod tests {
 
     fn tcp(address: &str) -> ListenOptions {
         ListenOptions {
-            tcp: vec![address.parse().unwrap()],
-            unix: None,
+            tcp: vec![address.parse::<SocketAddr>().unwrap().into()],
+            ..ListenOptions::default()
         }
     }
 
@@ -220,7 +307,7 @@ mod tests {
 
     fn bound(listeners: &Listeners) -> SocketAddr {
         match &listeners.per_worker[0][0] {
-            Listener::Tcp(listener) => listener.local_addr().unwrap(),
+            Listener::Tcp(listener, _) => listener.local_addr().unwrap(),
             Listener::Unix(_) => panic!("not TCP"),
         }
     }
@@ -237,7 +324,7 @@ mod tests {
             for _ in 0..1_000 {
                 let client = TcpStream::connect(bound).unwrap();
                 for (set, seen) in listeners.per_worker.iter().zip(&mut seen) {
-                    let Listener::Tcp(listener) = &set[0] else {
+                    let Listener::Tcp(listener, _) = &set[0] else {
                         panic!("not TCP")
                     };
                     *seen |= listener.accept().is_ok();
@@ -310,8 +397,8 @@ mod tests {
             mode: 0o750,
         };
         let options = ListenOptions {
-            tcp: Vec::new(),
-            unix: Some(unix),
+            unix: vec![unix],
+            ..ListenOptions::default()
         };
 
         let first = open(&options, 2).unwrap();
@@ -350,8 +437,8 @@ mod tests {
             let path = dir.path().join(format!("{round}.sock"));
             drop(UnixListener::bind(&path).unwrap());
             let options = ListenOptions {
-                tcp: Vec::new(),
-                unix: Some(UnixOptions { path, mode: 0o700 }),
+                unix: vec![UnixOptions { path, mode: 0o700 }],
+                ..ListenOptions::default()
             };
             let start = std::sync::Barrier::new(4);
             let won: Vec<_> = std::thread::scope(|scope| {

@@ -21,6 +21,7 @@ mod probe;
 mod route;
 mod state;
 mod sys;
+mod tls;
 mod worker;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ use crate::cli::Action;
 use crate::daemon::{Detaching, PidFile, Side};
 use crate::options::{Mode, Options, StateDir};
 use crate::sys::{Assumed, HeldSignals, Room};
+use crate::tls::Tls;
 
 /// The start or the run failed. Success is 0; a wrong command line is 2, as with every Unix program
 /// that distinguishes the two.
@@ -68,6 +70,8 @@ fn serve(mut options: Options) -> Result<ExitCode> {
     let room = options.open_files().reserve()?;
     // Before anyone can connect: whoever waits for the port finds the file.
     let _pid_file = run.pid_file.as_deref().map(PidFile::create).transpose()?;
+    // As root, if it is root: keys may be for nobody else to read.
+    let tls = Tls::load(&options.tls, &options.config)?;
     let listeners = listen::listeners(&options.listen, options.config.workers, &run.identity)?;
     let state_dir = run.state_dir.create(&run.identity);
     let assumed = run.identity.assume()?;
@@ -78,6 +82,7 @@ fn serve(mut options: Options) -> Result<ExitCode> {
         .users
         .as_ref()
         .map(|table| Arc::clone(table.users()));
+    notices.extend(tls.notices());
     // Only the user that the process has become knows what it can write.
     match state_dir.and_then(|()| options.run.state_dir.check()) {
         Ok(()) => {}
@@ -103,12 +108,12 @@ fn serve(mut options: Options) -> Result<ExitCode> {
         }
     }
     announce(&options, &notices, detaching.as_ref());
-    let _socket_file = listeners.socket_file;
+    let _socket_files = listeners.socket_files;
     let ready = || {
         signals.release()?;
         detaching.map_or(Ok(()), Detaching::ready)
     };
-    control::run(options, secrets, listeners.per_worker, ready)?;
+    control::run(options, secrets, listeners.per_worker, tls, ready)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,12 +10,12 @@
 //! Not here: how options are spelled and explained (`cli`).
 
 pub(crate) mod advertise;
+mod listening;
 mod state_dir;
+mod tls;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,14 +26,15 @@ use magent_core::placement::{BackupChoice, Placement};
 use magent_core::scheme::{
     HashFilter, HashSeed, HashTag, LockKeys, LockRules, Ring, Scheme, SchemeOptions, skew,
 };
-use magent_core::server::{ServerSpec, UNIX_PATH_LEN_MAX};
+use magent_core::server::ServerSpec;
 
 use crate::auth::passwd::{PasswdOptions, Task};
 use crate::cli::{self, HealRate, SchemeArg};
-use crate::listen::{ListenOptions, UnixOptions};
+use crate::listen::ListenOptions;
 use crate::log::{LogTarget, Verbosity};
 use crate::sys::{Identity, OpenFiles};
 pub(crate) use state_dir::StateDir;
+pub(crate) use tls::TlsOptions;
 
 /// Workers unless the operator says otherwise. More of them gather less: a request has fewer
 /// neighbours to share a packet with.
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) config: Config,
     /// Where clients come in.
     pub(crate) listen: ListenOptions,
+    /// Certificates and keys.
+    pub(crate) tls: TlsOptions,
     /// The process.
     pub(crate) run: RunOptions,
     /// What the operator should hear at the start.
@@ -149,8 +152,10 @@ impl Options {
         config.trace_routes = run.verbosity >= Verbosity::Routes;
         let mut notices = placement_notices(&config, matches.get_flag("ketama"));
         config.advertised = advertise::advertised(matches, &mut notices);
+        let listen = listening::listen_options(matches)?;
         Ok(Self {
-            listen: listen_options(matches)?,
+            tls: TlsOptions::new(matches, &listen, &config)?,
+            listen,
             config,
             run,
             notices,
@@ -160,7 +165,7 @@ impl Options {
     /// What the process will have open.
     pub(crate) fn open_files(&self) -> OpenFiles {
         let backends = u64::try_from(self.config.backends.len()).unwrap_or(u64::MAX);
-        let addresses = self.listen.tcp.len() + usize::from(self.listen.unix.is_some());
+        let addresses = self.listen.tcp.len() + self.listen.unix.len();
         let addresses = u64::try_from(addresses).unwrap_or(u64::MAX);
         OpenFiles {
             clients: self.config.limits.clients_max,
@@ -171,16 +176,10 @@ impl Options {
 
     /// One line for the log.
     pub(crate) fn summary(&self) -> String {
-        let tcp = self.listen.tcp.iter().map(ToString::to_string);
-        let unix = self
-            .listen
-            .unix
-            .iter()
-            .map(|unix| unix.path.display().to_string());
         let config = &self.config;
         format!(
             "listening on {}; primaries {}, backups {}, scheme {}, workers {}",
-            tcp.chain(unix).collect::<Vec<_>>().join(" "),
+            self.listen,
             config.primaries.len(),
             config.backups.len(),
             config.scheme,
@@ -401,86 +400,6 @@ fn absolute(matches: &ArgMatches, id: &str) -> Result<Option<PathBuf>> {
     path.transpose().with_context(|| format!("--{id}"))
 }
 
-fn listen_options(matches: &ArgMatches) -> Result<ListenOptions> {
-    let port = *matches.get_one("port").expect("has a default");
-    let unix = match absolute(matches, "socket")? {
-        Some(path) => {
-            check_socket_path(&path)?;
-            let mode = *matches.get_one("socket-mode").expect("has a default");
-            Some(UnixOptions { path, mode })
-        }
-        None => None,
-    };
-    let mut tcp = Vec::new();
-    let addresses = matches.get_many::<String>("listen").into_iter().flatten();
-    for text in addresses {
-        ensure!(
-            port != 0,
-            "-l {text}: -p 0 turns TCP off, so there is no port to listen on"
-        );
-        for address in listen_addresses(text, port)? {
-            if !tcp.contains(&address) {
-                tcp.push(address);
-            }
-        }
-    }
-    if tcp.is_empty() && port != 0 {
-        tcp.push((Ipv4Addr::UNSPECIFIED, port).into());
-    }
-    ensure!(
-        !tcp.is_empty() || unix.is_some(),
-        "nothing to listen on: -p 0 turns TCP off, so a unix socket must be given with -f PATH"
-    );
-    Ok(ListenOptions { tcp, unix })
-}
-
-fn check_socket_path(path: &Path) -> Result<()> {
-    let len = path.as_os_str().as_bytes().len();
-    ensure!(
-        len <= UNIX_PATH_LEN_MAX,
-        "-f {}: the path has {len} bytes, a unix socket's can have {UNIX_PATH_LEN_MAX}",
-        path.display()
-    );
-    Ok(())
-}
-
-/// `IP`, `[IPV6]`, `NAME`, each with or without `:PORT`.
-fn listen_addresses(text: &str, own_port: u16) -> Result<Vec<SocketAddr>> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(vec![(ip, own_port).into()]);
-    }
-    let addresses = if let Ok(address) = text.parse() {
-        vec![address]
-    } else {
-        let (name, port) = text.split_once(':').unwrap_or((text, ""));
-        let port = if port.is_empty() {
-            Ok(own_port)
-        } else {
-            port.parse()
-        };
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        match port {
-            Ok(port) if !name.is_empty() && name.bytes().all(known) => (name, port)
-                .to_socket_addrs()
-                .with_context(|| format!("-l {text}: cannot look it up"))?
-                .collect(),
-            Ok(_) | Err(_) => Vec::new(),
-        }
-    };
-    ensure!(
-        !addresses.is_empty() && addresses.iter().all(|address| address.port() != 0),
-        "-l {text}: {LISTEN_EXPECTED}"
-    );
-    Ok(addresses)
-}
-
-const LISTEN_EXPECTED: &str =
-    "expected an address of this machine such as 192.168.1.2, ::1, localhost or 10.0.0.1:12000";
-
 /// What is to be known of how keys are placed.
 fn placement_notices(config: &Config, by_flag: bool) -> Vec<String> {
     let mut notices = Vec::new();
@@ -606,23 +525,6 @@ mod tests {
                 (limits.heal_items_per_s, limits.heal_bytes_per_s),
                 (items, bytes)
             );
-        }
-    }
-
-    #[test]
-    fn listen_addresses_are_understood() {
-        let check = |text: &str, expected: &str| {
-            let addresses = listen_addresses(text, 12_000).unwrap();
-            assert_eq!(addresses, [expected.parse().unwrap()], "{text}");
-        };
-        check("192.168.1.2", "192.168.1.2:12000");
-        check("192.168.1.2:13000", "192.168.1.2:13000");
-        check("::1", "[::1]:12000");
-        check("[::1]", "[::1]:12000");
-        check("[::1]:13000", "[::1]:13000");
-        for text in ["", "192.168.1.2:0", "192.168.1.2:x", "[::1"] {
-            let err = listen_addresses(text, 12_000).unwrap_err().to_string();
-            assert_eq!(err, format!("-l {text}: {LISTEN_EXPECTED}"));
         }
     }
 }

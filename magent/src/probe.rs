@@ -16,14 +16,13 @@ use std::time::Duration;
 use magent_core::keeper::{Failure, Identity, ProbeAnswer};
 use magent_core::placement::Version;
 use magent_core::proto::binary::{HEADER_LEN, REQUEST_MAGIC, RESPONSE_MAGIC};
-use magent_core::server::Address;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
 use tokio::time::{sleep, timeout};
 
-use crate::auth::backend::{BackendLogin, failure_of_answer};
-use crate::dial::{Dialled, dial};
+use crate::auth::backend::failure_of_answer;
+use crate::dial::{Destination, Dialled, dial};
 use crate::fence::LookFor;
 use crate::worker::failure_of;
 
@@ -39,18 +38,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Connects and asks. Connecting, and each answer, may take up to `limit`.
 pub(crate) async fn probe(
-    address: &Address,
-    login: Option<&BackendLogin>,
+    to: &Destination,
     look_for: &LookFor,
     limit: Duration,
 ) -> Result<ProbeAnswer, Failure> {
-    let asked = match dial(address, login, limit).await {
+    let asked = match dial(to, limit).await {
+        Ok(Dialled::Tls(stream, local)) => ask(stream, Some(local), look_for, limit).await,
         Ok(Dialled::Tcp(stream, local)) => ask(stream, Some(local), look_for, limit).await,
         Ok(Dialled::Unix(stream)) => ask(stream, None, look_for, limit).await,
         Err(failure) => Err(failure),
     };
     match asked {
-        Err(Failure::Reset | Failure::Silent) if speaks_binary(address, limit / 4).await => {
+        Err(Failure::Reset | Failure::Silent) if speaks_binary(to, limit / 4).await => {
             Err(Failure::BinaryOnly)
         }
         asked => asked,
@@ -59,8 +58,13 @@ pub(crate) async fn probe(
 
 /// Whether one who has no answer to text answers a packet. memcached -S waits for 24 bytes and then hangs up on all
 /// that is none.
-async fn speaks_binary(address: &Address, limit: Duration) -> bool {
-    match dial(address, None, limit).await {
+async fn speaks_binary(to: &Destination, limit: Duration) -> bool {
+    let stranger = Destination {
+        login: None,
+        ..to.clone()
+    };
+    match dial(&stranger, limit).await {
+        Ok(Dialled::Tls(stream, _)) => answers_packet(stream, limit).await,
         Ok(Dialled::Tcp(stream, _)) => answers_packet(stream, limit).await,
         Ok(Dialled::Unix(stream)) => answers_packet(stream, limit).await,
         Err(_) => false,
@@ -136,8 +140,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn send(&mut self, command: &[u8]) -> Result<(), Failure> {
-        let sent = self.stream.write_all(command).await;
-        sent.map_err(|err| failure_of(&err))
+        let failed = |err| failure_of(&err);
+        self.stream.write_all(command).await.map_err(failed)?;
+        // TLS may hold it back.
+        self.stream.flush().await.map_err(failed)
     }
 
     /// The next line, without its end.

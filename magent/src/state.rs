@@ -241,8 +241,8 @@ impl StateFile {
 
 /// The name for a listener, without ending. Different listeners have different names.
 fn file_name(listen: &ListenOptions) -> String {
-    match (listen.tcp.first(), &listen.unix) {
-        (Some(tcp), _) => format!("magent-{}-{}", tcp.ip(), tcp.port()),
+    match (listen.tcp.first(), listen.unix.first()) {
+        (Some(tcp), _) => format!("magent-{}-{}", tcp.address.ip(), tcp.address.port()),
         (None, Some(unix)) => {
             let path = percent_encode(unix.path.as_os_str().as_bytes(), ESCAPED);
             format!("magent-unix-{path}")
@@ -386,18 +386,18 @@ mod tests {
 
     fn tcp(address: &str) -> ListenOptions {
         ListenOptions {
-            tcp: vec![address.parse().unwrap()],
-            unix: None,
+            tcp: vec![address.parse::<std::net::SocketAddr>().unwrap().into()],
+            ..ListenOptions::default()
         }
     }
 
     fn unix(path: &str) -> ListenOptions {
         ListenOptions {
-            tcp: Vec::new(),
-            unix: Some(UnixOptions {
+            unix: vec![UnixOptions {
                 path: PathBuf::from(path),
                 mode: 0o600,
-            }),
+            }],
+            ..ListenOptions::default()
         }
     }
 

@@ -9,33 +9,48 @@
 //! - Sockets are registered once, edge-triggered; a read that fills the buffer, or is put off, is noted and
 //!   made up for in a later turn, so nothing waits for an edge that has passed.
 //!
-//! Not here: what requests do (`magent_core::engine`), how listeners come about (`listen`).
+//! Not here: what requests do (`magent_core::engine`), how listeners come about (`listen`). What is done with the
+//! sockets of clients, backends and listeners has a file each.
 
-use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+mod accept;
+mod backends;
+mod clients;
+mod greeting;
+mod stream;
+mod tls;
+mod trouble;
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use magent_core::auth::{Checked, Credentials, Users};
+use ipnet::IpNet;
+use magent_core::auth::{Checked, Users};
 use magent_core::config::Config;
 use magent_core::engine::{ClientId, ConnectionId, Engine, Input, Output, RouteTrace, Shared};
 use magent_core::keeper::{Failure, Report};
 use magent_core::placement::View;
-use magent_core::server::Address;
 use magent_core::stats::Counter;
 use magent_core::{BackendId, Time, WorkerId};
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::SockRef;
+use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::accept::Accepting;
+use self::backends::BackendLink;
+pub(crate) use self::backends::failure_of;
+use self::clients::Client;
+use self::greeting::Greetings;
+use self::stream::Buffers;
+use self::trouble::{TROUBLES_PER_MINUTE, Trouble};
 use crate::auth::Verifier;
-use crate::auth::backend::{self, BackendLogin};
+use crate::auth::backend::BackendLogin;
 use crate::listen::Listener;
-use crate::log::{Verbosity, short_key};
+use crate::log::{RateLimiter, Verbosity, short_key};
+use crate::tls::Tls;
 
 /// Bytes of one read. Large enough for what arrives in a turn, small enough to stay in the cache.
 const READ_LEN: usize = 64 * 1024;
@@ -45,15 +60,6 @@ const SLICES: usize = 64;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1_024;
-
-/// Connections accepted per listener and turn, so that a rush of clients does not starve those served.
-const ACCEPTS_PER_TURN: usize = 64;
-
-/// Pause before `accept` is tried again after it failed for want of descriptors or memory.
-const ACCEPT_PAUSE_MS: u64 = 100;
-
-/// Told to a client beyond `clients_max`, as memcached does.
-const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 
 /// What the control thread tells a worker.
 #[derive(Debug)]
@@ -119,6 +125,9 @@ pub(crate) struct Common {
     /// Client connections of all workers.
     pub clients_open: Arc<AtomicU64>,
     pub verbosity: Verbosity,
+    pub tls: Arc<Tls>,
+    /// Whose PROXY headers are believed.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// Checks passwords, if clients have to log in.
     pub verifier: Option<Verifier>,
     /// What backends are told first.
@@ -152,48 +161,21 @@ pub(crate) struct Worker {
     accept_at: Option<Time>,
     /// Whether that was logged.
     accept_fails: bool,
-    buffer: Box<[u8]>,
+    buffers: Buffers,
+    /// Connections that the engine does not know: not yet, or not any more.
+    greetings: Greetings,
+    /// What the log says of clients, no more than it should.
+    troubles: RateLimiter<Trouble>,
     /// Whether the engine was given something since its turn ended.
     fed: bool,
     draining: bool,
     stopped: bool,
 }
 
-enum Accepting {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-struct Client {
-    id: ClientId,
-    stream: Stream,
-    /// Whether the kernel takes no more bytes at the moment.
-    blocked: bool,
-    /// Whether there may be bytes to read.
-    readable: bool,
-    /// Whether the kernel has said that its end follows: no other edge will, so it is read until then.
-    ending: bool,
-}
-
-struct BackendLink {
-    connection: ConnectionId,
-    stream: Stream,
-    connected: bool,
-    blocked: bool,
-    /// Whether the backend has closed: a short read is not the last then.
-    ending: bool,
-    /// What the backend has answered to our login so far, while that is not over.
-    login: Option<Vec<u8>>,
-}
-
 const TOKEN_WAKER: Token = Token(usize::MAX);
 const TOKEN_LISTENER: usize = 1 << 62;
 const TOKEN_BACKEND: usize = 1 << 61;
+const TOKEN_GREETING: usize = 1 << 60;
 
 impl Worker {
     /// A worker that listens already, and the handle to reach it.
@@ -212,20 +194,7 @@ impl Worker {
         let mut accepting = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             let token = Token(TOKEN_LISTENER | index);
-            accepting.push(match listener {
-                Listener::Tcp(listener) => {
-                    let mut listener = TcpListener::from_std(listener);
-                    poll.registry()
-                        .register(&mut listener, token, Interest::READABLE)?;
-                    Accepting::Tcp(listener)
-                }
-                Listener::Unix(listener) => {
-                    let mut listener = UnixListener::from_std(listener);
-                    poll.registry()
-                        .register(&mut listener, token, Interest::READABLE)?;
-                    Accepting::Unix(listener)
-                }
-            });
+            accepting.push(Accepting::new(listener, &poll, token)?);
         }
         let now = time_since(common.started);
         let engine = Engine::new(id, &common.config, common.shared.clone(), now);
@@ -243,7 +212,9 @@ impl Worker {
             accept_again: true,
             accept_at: None,
             accept_fails: false,
-            buffer: vec![0; READ_LEN].into_boxed_slice(),
+            buffers: Buffers::new(READ_LEN),
+            greetings: Greetings::new(&common.config.limits),
+            troubles: RateLimiter::new(TROUBLES_PER_MINUTE, 60_000),
             fed: false,
             draining: false,
             stopped: false,
@@ -263,7 +234,7 @@ impl Worker {
         let mut now = time_since(self.common.started);
         loop {
             let deadline = self.end_turn(now);
-            if self.stopped || (self.draining && self.engine.is_drained()) {
+            if self.stopped || (self.draining && self.is_drained()) {
                 break;
             }
             let timeout = self.timeout(now, deadline);
@@ -282,13 +253,20 @@ impl Worker {
         Ok(())
     }
 
+    fn is_drained(&self) -> bool {
+        self.engine.is_drained() && self.greetings.is_empty()
+    }
+
     fn timeout(&self, now: Time, deadline: Option<Time>) -> Option<Duration> {
-        let pending =
-            self.accept_again || !self.clients_again.is_empty() || !self.backends_again.is_empty();
+        let pending = self.accept_again
+            || !self.clients_again.is_empty()
+            || !self.backends_again.is_empty()
+            || self.greetings.is_behind();
         if pending {
             return Some(Duration::ZERO);
         }
-        let deadline = [deadline, self.accept_at].into_iter().flatten().min();
+        let deadlines = [deadline, self.accept_at, self.greetings.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         deadline.map(|deadline| Duration::from_nanos(deadline.0.saturating_sub(now.0)))
     }
 
@@ -308,6 +286,10 @@ impl Worker {
                 return deadline;
             }
         }
+    }
+
+    fn count(&self, counter: Counter) {
+        self.common.shared.counters[self.id.index()].add(counter, 1);
     }
 
     fn feed(&mut self, now: Time, input: Input<'_>) {
@@ -340,7 +322,7 @@ impl Worker {
                     self.clients_again.push(client);
                 }
             }
-            Output::CloseClient(client) => self.close_client(client),
+            Output::CloseClient(client) => self.close_client(now, client),
             Output::Check(client, credentials) => self.check(now, client, credentials),
             Output::Recopy(backend, keys) => self.tell(FromWorker::Recopy(backend, keys)),
             Output::WakeWorkers => self.wake_others(),
@@ -367,6 +349,8 @@ impl Worker {
             self.accept(now, token.0 & !TOKEN_LISTENER);
         } else if token.0 & TOKEN_BACKEND != 0 {
             self.on_backend_event(now, token.0 & !TOKEN_BACKEND, event);
+        } else if token.0 & TOKEN_GREETING != 0 {
+            self.on_greeting_event(now, token.0 & !TOKEN_GREETING, event);
         } else {
             self.on_client_event(now, token.0, event);
         }
@@ -391,6 +375,7 @@ impl Worker {
                 Ok(ToWorker::Drain) => {
                     self.draining = true;
                     self.listeners.clear();
+                    self.drop_greetings();
                     self.feed(now, Input::Drain);
                 }
                 Ok(ToWorker::Stop) | Err(TryRecvError::Disconnected) => {
@@ -410,6 +395,7 @@ impl Worker {
                 self.accept(now, index);
             }
         }
+        self.go_on_greeting(now);
         let mut clients = std::mem::take(&mut self.clients_again);
         for client in clients.drain(..) {
             self.read_client(now, client);
@@ -422,385 +408,6 @@ impl Worker {
         }
         backends.append(&mut self.backends_again);
         self.backends_again = backends;
-    }
-
-    // -- Clients --
-
-    fn accept(&mut self, now: Time, index: usize) {
-        if self.accept_at.is_some() {
-            return;
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.get(index) else {
-                return;
-            };
-            let accepted = match listener {
-                Accepting::Tcp(listener) => listener.accept().map(|(stream, _)| {
-                    // Answers are written whole; waiting for more to send only delays them.
-                    drop(stream.set_nodelay(true));
-                    Stream::Tcp(stream)
-                }),
-                Accepting::Unix(listener) => {
-                    listener.accept().map(|(stream, _)| Stream::Unix(stream))
-                }
-            };
-            match accepted {
-                Ok(stream) => {
-                    self.accept_fails = false;
-                    self.admit(stream);
-                }
-                Err(err) if err.kind() == ErrorKind::WouldBlock => return,
-                Err(err) if is_of_one_connection(&err) => {}
-                Err(err) => {
-                    if !std::mem::replace(&mut self.accept_fails, true) {
-                        tracing::error!("cannot accept clients, trying again and again: {err}");
-                    }
-                    self.accept_at = Some(now.after_ms(ACCEPT_PAUSE_MS));
-                    return;
-                }
-            }
-        }
-        self.accept_again = true;
-    }
-
-    fn admit(&mut self, mut stream: Stream) {
-        let open = self.common.clients_open.fetch_add(1, Ordering::Relaxed);
-        if open >= self.common.config.limits.clients_max {
-            self.common.clients_open.fetch_sub(1, Ordering::Relaxed);
-            self.common.shared.counters[self.id.index()].add(Counter::ClientsRefused, 1);
-            // A fresh socket takes a line; if it does not, there is nobody to tell.
-            drop(stream.write(TOO_MANY));
-            stream.close(&mut self.buffer);
-            return;
-        }
-        let id = self.engine.open_client();
-        self.fed = true;
-        let index = id.index as usize;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(err) = stream.register(&self.poll, Token(index), interest) {
-            tracing::error!("cannot watch a client: {err}");
-            let now = time_since(self.common.started);
-            self.feed(now, Input::ClientLost(id));
-        }
-        if self.clients.len() <= index {
-            self.clients.resize_with(index + 1, || None);
-        }
-        self.clients[index] = Some(Client {
-            id,
-            stream,
-            blocked: false,
-            readable: false,
-            ending: false,
-        });
-    }
-
-    fn client_mut(&mut self, id: ClientId) -> Option<&mut Client> {
-        self.clients
-            .get_mut(id.index as usize)?
-            .as_mut()
-            .filter(|client| client.id == id)
-    }
-
-    fn on_client_event(&mut self, now: Time, index: usize, event: &Event) {
-        let Some(Some(client)) = self.clients.get_mut(index) else {
-            return;
-        };
-        let id = client.id;
-        client.ending |= event.is_read_closed() || event.is_error();
-        if event.is_writable() && std::mem::take(&mut client.blocked) {
-            self.write_client(now, id);
-        }
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.read_client(now, id);
-        }
-    }
-
-    /// Reads once.
-    fn read_client(&mut self, now: Time, id: ClientId) {
-        let wanted = self.engine.wants_client_data(id);
-        let Some(Some(client)) = self.clients.get_mut(id.index as usize) else {
-            return;
-        };
-        if client.id != id {
-            return;
-        }
-        client.readable = true;
-        if !wanted {
-            // `Output::ReadClient` says when.
-            return;
-        }
-        match client.stream.read(&mut self.buffer) {
-            Ok(0) => {
-                client.readable = false;
-                self.feed(now, Input::ClientEnd(id));
-            }
-            Ok(len) => {
-                if len == self.buffer.len() || client.ending {
-                    self.clients_again.push(id);
-                } else {
-                    client.readable = false;
-                }
-                self.fed = true;
-                self.engine
-                    .handle(now, Input::ClientData(id, &self.buffer[..len]));
-            }
-            Err(err) if err.kind() == ErrorKind::WouldBlock => client.readable = false,
-            Err(err) if err.kind() == ErrorKind::Interrupted => self.clients_again.push(id),
-            Err(_) => self.feed(now, Input::ClientLost(id)),
-        }
-    }
-
-    fn write_client(&mut self, now: Time, id: ClientId) {
-        loop {
-            let Some(Some(client)) = self.clients.get_mut(id.index as usize) else {
-                return;
-            };
-            if client.id != id || client.blocked {
-                return;
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.engine.client_slices(id, &mut slices);
-            if count == 0 {
-                return;
-            }
-            match client.stream.write_vectored(&slices[..count]) {
-                Ok(len) => self.engine.client_sent(id, len),
-                Err(err) if err.kind() == ErrorKind::WouldBlock => client.blocked = true,
-                Err(err) if err.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.feed(now, Input::ClientLost(id));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn close_client(&mut self, id: ClientId) {
-        let Some(slot) = self.clients.get_mut(id.index as usize) else {
-            return;
-        };
-        if let Some(client) = slot.take_if(|client| client.id == id) {
-            client.stream.close(&mut self.buffer);
-            self.common.clients_open.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Has a password checked, by other threads if that takes long.
-    fn check(&mut self, now: Time, id: ClientId, credentials: Credentials) {
-        let peer = self.client_mut(id).and_then(|client| client.stream.peer());
-        let common = &self.common;
-        let own = common
-            .workers
-            .get()
-            .and_then(|all| all.get(self.id.index()));
-        let checked = match (&common.verifier, own) {
-            (Some(verifier), Some(own)) => verifier.check(credentials, peer, own, id),
-            _ => unreachable!("the engine asks where there are users, and after the start"),
-        };
-        if let Some(checked) = checked {
-            self.feed(now, Input::Checked(id, &checked));
-        }
-    }
-
-    // -- Backends --
-
-    fn connect(&mut self, now: Time, connection: ConnectionId) {
-        let common = self.common.clone();
-        match &common.config.backends[connection.backend.index()] {
-            Address::Unix { path } => {
-                let stream = UnixStream::connect(&**path).map(Stream::Unix);
-                self.on_connecting(now, connection, stream);
-            }
-            Address::Tcp { host, port } => match host.parse() {
-                Ok(ip) => self.connect_to(now, connection, SocketAddr::new(ip, *port)),
-                Err(_) => {
-                    self.resolving[connection.backend.index()] = Some(connection);
-                    self.tell(FromWorker::Resolve(self.id, connection));
-                }
-            },
-        }
-    }
-
-    fn on_resolved(
-        &mut self,
-        now: Time,
-        connection: ConnectionId,
-        addresses: Result<Vec<SocketAddr>, Failure>,
-    ) {
-        // A name server may take longer than the engine waits.
-        let asked =
-            self.resolving[connection.backend.index()].take_if(|asked| *asked == connection);
-        if asked.is_none() {
-            return;
-        }
-        match addresses {
-            // One after the other, so that a dead address of a name does not hide the others.
-            Ok(addresses) if !addresses.is_empty() => {
-                let index = connection.generation as usize % addresses.len();
-                self.connect_to(now, connection, addresses[index]);
-            }
-            Ok(_) => self.feed(now, Input::BackendLost(connection, Failure::Unresolved)),
-            Err(failure) => self.feed(now, Input::BackendLost(connection, failure)),
-        }
-    }
-
-    fn connect_to(&mut self, now: Time, connection: ConnectionId, address: SocketAddr) {
-        let stream = TcpStream::connect(address).map(|stream| {
-            drop(stream.set_nodelay(true));
-            // It is only closed when it is given up: then nothing that has not left may leave any more.
-            drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
-            Stream::Tcp(stream)
-        });
-        self.on_connecting(now, connection, stream);
-    }
-
-    fn on_connecting(&mut self, now: Time, connection: ConnectionId, stream: io::Result<Stream>) {
-        let index = connection.backend.index();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = stream.and_then(|mut stream| {
-            stream.register(&self.poll, Token(TOKEN_BACKEND | index), interest)?;
-            Ok(stream)
-        });
-        match registered {
-            Ok(stream) => {
-                let link = BackendLink {
-                    connection,
-                    stream,
-                    connected: false,
-                    blocked: false,
-                    ending: false,
-                    login: None,
-                };
-                self.backends[index] = Some(link);
-            }
-            Err(err) => self.feed(now, Input::BackendLost(connection, failure_of(&err))),
-        }
-    }
-
-    fn on_backend_event(&mut self, now: Time, index: usize, event: &Event) {
-        let Some(Some(link)) = self.backends.get_mut(index) else {
-            return;
-        };
-        let connection = link.connection;
-        if !link.connected {
-            match link.stream.is_connected() {
-                Ok(true) => {
-                    link.connected = true;
-                    let local = link.stream.local_addr();
-                    self.tell(FromWorker::Connected(self.id, connection, local));
-                    self.log_in(now, connection);
-                }
-                Ok(false) => return,
-                Err(err) => {
-                    self.lose_backend(now, connection, failure_of(&err));
-                    return;
-                }
-            }
-        }
-        let Some(Some(link)) = self.backends.get_mut(index) else {
-            return;
-        };
-        link.ending |= event.is_read_closed() || event.is_error();
-        if event.is_writable() && std::mem::take(&mut link.blocked) {
-            self.write_backend(now, connection);
-        }
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.read_backend(now, connection);
-        }
-    }
-
-    /// Says the password, if there is one. The engine hears of the connection when it is of use.
-    fn log_in(&mut self, now: Time, connection: ConnectionId) {
-        let Some(login) = self.common.backend_login.clone() else {
-            self.feed(now, Input::BackendConnected(connection));
-            return;
-        };
-        let Some(link) = &mut self.backends[connection.backend.index()] else {
-            return;
-        };
-        link.login = Some(Vec::new());
-        // A fresh socket takes a line.
-        match link.stream.write(login.bytes()) {
-            Ok(len) if len == login.bytes().len() => {}
-            Ok(_) => self.lose_backend(now, connection, Failure::Unreachable),
-            Err(err) => self.lose_backend(now, connection, failure_of(&err)),
-        }
-    }
-
-    /// The first `len` bytes of the buffer answer our login.
-    fn on_login_answer(&mut self, now: Time, connection: ConnectionId, len: usize) {
-        let Some(link) = &mut self.backends[connection.backend.index()] else {
-            return;
-        };
-        let answer = link.login.get_or_insert_default();
-        answer.extend_from_slice(&self.buffer[..len]);
-        match backend::judge(answer) {
-            None => {}
-            Some(Ok(())) => {
-                link.login = None;
-                self.feed(now, Input::BackendConnected(connection));
-            }
-            Some(Err(failure)) => self.lose_backend(now, connection, failure),
-        }
-    }
-
-    fn read_backend(&mut self, now: Time, connection: ConnectionId) {
-        let Some(link) = &mut self.backends[connection.backend.index()] else {
-            return;
-        };
-        if link.connection != connection {
-            return;
-        }
-        match link.stream.read(&mut self.buffer) {
-            Ok(0) => self.lose_backend(now, connection, Failure::Reset),
-            Ok(len) => {
-                if len == self.buffer.len() || link.ending {
-                    self.backends_again.push(connection);
-                }
-                if link.login.is_some() {
-                    self.on_login_answer(now, connection, len);
-                    return;
-                }
-                self.fed = true;
-                self.engine
-                    .handle(now, Input::BackendData(connection, &self.buffer[..len]));
-            }
-            Err(err) if err.kind() == ErrorKind::WouldBlock => {}
-            Err(err) if err.kind() == ErrorKind::Interrupted => {
-                self.backends_again.push(connection);
-            }
-            Err(err) => self.lose_backend(now, connection, failure_of(&err)),
-        }
-    }
-
-    fn write_backend(&mut self, now: Time, connection: ConnectionId) {
-        loop {
-            let Some(link) = &mut self.backends[connection.backend.index()] else {
-                return;
-            };
-            if link.connection != connection || link.blocked || !link.connected {
-                return;
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.engine.backend_slices(connection, &mut slices);
-            if count == 0 {
-                return;
-            }
-            match link.stream.write_vectored(&slices[..count]) {
-                Ok(len) => self.engine.backend_sent(now, connection, len),
-                Err(err) if err.kind() == ErrorKind::WouldBlock => link.blocked = true,
-                Err(err) if err.kind() == ErrorKind::Interrupted => {}
-                Err(err) => {
-                    self.lose_backend(now, connection, failure_of(&err));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn lose_backend(&mut self, now: Time, connection: ConnectionId, failure: Failure) {
-        self.backends[connection.backend.index()] = None;
-        self.feed(now, Input::BackendLost(connection, failure));
     }
 
     fn log_route(&self, route: &RouteTrace) {
@@ -817,110 +424,6 @@ impl Worker {
             name(route.authority),
             name(route.follower),
         );
-    }
-}
-
-impl Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write_vectored(slices),
-            Self::Unix(stream) => stream.write_vectored(slices),
-        }
-    }
-
-    fn register(&mut self, poll: &Poll, token: Token, interest: Interest) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => poll.registry().register(stream, token, interest),
-            Self::Unix(stream) => poll.registry().register(stream, token, interest),
-        }
-    }
-
-    /// Whether a connection that was begun is there.
-    fn is_connected(&self) -> io::Result<bool> {
-        let (error, peer) = match self {
-            Self::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(drop)),
-            Self::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(drop)),
-        };
-        if let Some(err) = error {
-            return Err(err);
-        }
-        match peer {
-            Ok(()) => Ok(true),
-            Err(err) if err.kind() == ErrorKind::NotConnected => Ok(false),
-            Err(err) => Err(err),
-        }
-    }
-
-    /// Where the other side is, unless it is on a unix socket.
-    fn peer(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
-            Self::Unix(_) => None,
-        }
-    }
-
-    /// Unless it is a unix socket.
-    fn local_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
-    /// Closes without losing the last answer: a socket closed with bytes unread is reset, and the peer then
-    /// drops what it has not read yet.
-    fn close(mut self, buffer: &mut [u8]) {
-        let shut = match &self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
-        const READS_MAX: usize = 16;
-        for _ in 0..READS_MAX {
-            if shut.is_err() || !matches!(self.read(buffer), Ok(len) if len > 0) {
-                break;
-            }
-        }
-    }
-}
-
-/// Whether an error of `accept` concerns only the connection that was about to be accepted.
-fn is_of_one_connection(err: &io::Error) -> bool {
-    matches!(
-        err.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::Interrupted
-    )
-}
-
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the kinds of std are open-ended"
-)]
-/// What an error of a backend's socket says about the backend.
-pub(crate) fn failure_of(err: &io::Error) -> Failure {
-    match err.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::NotFound => Failure::Refused,
-        ErrorKind::TimedOut => Failure::ConnectTimeout,
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => {
-            Failure::Reset
-        }
-        _ => Failure::Unreachable,
     }
 }
 

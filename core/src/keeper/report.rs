@@ -109,6 +109,13 @@ failures! {
     Silent, "silent", "Not a byte for fail_ms while it owed answers.";
     Desync, "answer out of step", "An answer that fits no request.";
     Overflowed, "missed too much", "It returned, but missed more than it can be purged of.";
+    TlsFailed, "TLS handshake failed", "It closed the connection or said something unexpected before TLS was agreed on.";
+    TlsSilent, "no answer to the TLS handshake", "Not within fail_ms, though it accepted the connection.";
+    TlsPlain, "it does not speak TLS", "It answered without TLS.";
+    TlsExpired, "its certificate has expired", "Or is not valid yet.";
+    TlsUntrusted, "its certificate is not trusted", "No authority that is trusted here has signed it.";
+    TlsWrongName, "its certificate is for another name", "It names other hosts than the one that was connected to.";
+    TlsRefusedUs, "it wants a client certificate", "It has none from us, or not one that it takes.";
     BadProbe, "not a memcached", "A probe's answer that no memcached gives.";
     LoginWanted, "wants a password: name it with --backend-auth-file", "It was started with -Y, and this proxy has no password for it.";
     LoginRefused, "refuses the password of --backend-auth-file", "Its file of -Y has another password for this user, or no such user.";

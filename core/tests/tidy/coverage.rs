@@ -149,7 +149,7 @@ fn document() -> String {
     flags(&mut out);
     errors(&mut out);
     out.push_str(LOGINS);
-    out.push_str("## Not spoken\n\nUDP and TLS.\n");
+    out.push_str("## Not spoken\n\nUDP.\n");
     out
 }
 

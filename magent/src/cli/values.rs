@@ -3,10 +3,12 @@
 //! Not here: which argument takes which (`cli`).
 
 use std::fmt::{self, Display, Formatter};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use ipnet::IpNet;
 use magent_core::config::{HEAL_RATE, Hedge, LIMITS, Limit};
 use magent_core::scheme::{Scheme, SchemeError};
 
@@ -77,7 +79,15 @@ pub(super) fn number<N: FromStr + Ord + Copy + Display>(
     }
 }
 
-pub(super) fn octal(text: &str) -> Result<u32, String> {
+/// An address stands for itself.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address
+        .or_else(|_| text.parse::<IpNet>())
+        .map_err(|_| "expected a network such as 10.0.0.0/8, or an address".to_owned())
+}
+
+pub(crate) fn octal(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode @ 0..=0o777) => Ok(mode),
         Ok(_) | Err(_) => Err("expected permissions in octal, such as 700 or 0770".to_owned()),

@@ -19,6 +19,7 @@ mod memcached;
 mod network;
 mod process;
 mod relay;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ pub(crate) use memcached::Memcached;
 pub(crate) use network::Network;
 pub(crate) use process::{Process, program, run_script};
 pub(crate) use relay::{Path, Relay};
+pub(crate) use tls::{Authority, TlsClient};
 
 /// Longest wait for anything. Far above what is expected, so that only a hang meets it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

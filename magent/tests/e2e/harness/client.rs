@@ -48,7 +48,7 @@ impl Client {
         assert!(self.stream.buffer().is_empty(), "answers would be lost");
         match self.stream.into_inner() {
             Stream::Tcp(stream) => stream,
-            Stream::Unix(_) => panic!("connected by a unix socket"),
+            Stream::Unix(_) | Stream::Tls(_) => panic!("not connected by plain TCP"),
         }
     }
 
@@ -107,7 +107,7 @@ impl Client {
     /// Says that no more requests will come.
     #[track_caller]
     pub(crate) fn half_close(&mut self) {
-        self.stream.get_ref().shutdown_write().unwrap();
+        self.stream.get_mut().shutdown_write().unwrap();
     }
 
     /// Everything up to the end of the connection, whether closed or reset.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::DEADLINE;
+use super::tls::{TlsClient, TlsStream};
 
 /// Where a memcached protocol is spoken, written as `-s` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Endpoint {
     Tcp(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
+    /// TCP with TLS.
+    Tls(SocketAddr, TlsClient),
 }
 
 impl fmt::Display for Endpoint {
@@ -28,6 +31,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tls(address, _) => write!(f, "tls:{address}"),
         }
     }
 }
@@ -36,12 +40,10 @@ impl Endpoint {
     /// Connects; reads and writes that take longer than [`DEADLINE`] fail.
     pub(crate) fn connect(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, DEADLINE)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(DEADLINE))?;
-                stream.set_write_timeout(Some(DEADLINE))?;
-                Ok(Stream::Tcp(stream))
+            Self::Tcp(address) => Ok(Stream::Tcp(connect_tcp(*address)?)),
+            Self::Tls(address, client) => {
+                let stream = client.connect(*address)?;
+                Ok(Stream::Tls(Box::new(stream)))
             }
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
@@ -56,10 +58,18 @@ impl Endpoint {
     #[track_caller]
     pub(crate) fn tcp(&self) -> SocketAddr {
         match self {
-            Self::Tcp(address) => *address,
+            Self::Tcp(address) | Self::Tls(address, _) => *address,
             Self::Unix(path) => panic!("{} has no port", path.display()),
         }
     }
+}
+
+pub(super) fn connect_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    Ok(stream)
 }
 
 /// A connection to an [`Endpoint`].
@@ -69,14 +79,20 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// TLS.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
     /// Says that no more bytes will come from this side.
-    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
         }
     }
 
@@ -85,6 +101,7 @@ impl Stream {
         Ok(match self {
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
             Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 }
@@ -94,6 +111,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
+            Self::Tls(stream) => stream.read(buf),
         }
     }
 }
@@ -103,11 +121,15 @@ impl Write for Stream {
         match self {
             Self::Tcp(stream) => stream.write(buf),
             Self::Unix(stream) => stream.write(buf),
+            Self::Tls(stream) => stream.write(buf),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::Tls(stream) => stream.flush(),
+        }
     }
 }
 

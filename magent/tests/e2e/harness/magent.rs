@@ -184,6 +184,21 @@ impl Magent {
         self.wait_until_listening();
     }
 
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.process.signal(Signal::SIGHUP);
+    }
+
+    /// Waits until the log has `text`, and yields the line.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&self, text: &str) -> String {
+        wait_for(&format!("the log has \"{text}\""), || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains(text));
+            line.map(str::to_owned)
+        })
+    }
+
     /// SIGTERM, without waiting.
     pub(crate) fn terminate(&mut self) {
         self.expected_to_live = false;
@@ -255,6 +270,7 @@ fn listen_args(endpoint: &Endpoint) -> Vec<String> {
                 address.port().to_string(),
             ]
         }
+        Endpoint::Tls(..) => panic!("needs certificates as well: tell it by arguments"),
         Endpoint::Unix(path) => vec!["-p".into(), "0".into(), "-f".into(), path_str(path)],
     }
 }

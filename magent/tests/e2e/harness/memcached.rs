@@ -16,6 +16,8 @@ use super::{Client, Endpoint, wait_until};
 pub(crate) struct Memcached {
     /// Where it listens; kept over restarts.
     pub(crate) endpoint: Endpoint,
+    /// Where tests ask it, if `endpoint` speaks TLS.
+    plain: Option<Endpoint>,
     /// What becomes memcached, if not memcached itself.
     command: Vec<String>,
     options: Vec<String>,
@@ -34,6 +36,14 @@ impl Memcached {
         Self::start_as(&[], endpoint, options)
     }
 
+    /// With TLS at its endpoint; its other `options` name certificates.
+    pub(crate) fn start_tls(options: &[&str]) -> Self {
+        let plain = free_endpoint();
+        let notls = format!("notls:{plain}");
+        let options = [&["-Z", "-l", notls.as_str()], options].concat();
+        Self::start_with(&[], free_endpoint(), &options, Some(plain))
+    }
+
     /// At `endpoint`, by a command that becomes memcached.
     pub(crate) fn start_through(command: &[&str], endpoint: Endpoint) -> Self {
         Self::start_as(command, endpoint, &[])
@@ -41,11 +51,21 @@ impl Memcached {
 
     /// Both.
     pub(crate) fn start_as(command: &[&str], endpoint: Endpoint, options: &[&str]) -> Self {
+        Self::start_with(command, endpoint, options, None)
+    }
+
+    fn start_with(
+        command: &[&str],
+        endpoint: Endpoint,
+        options: &[&str],
+        plain: Option<Endpoint>,
+    ) -> Self {
         let [command, options] = [command, options]
             .map(|words| words.iter().map(ToString::to_string).collect::<Vec<_>>());
         let process = spawn(&command, &endpoint, &options);
         let mut memcached = Self {
             endpoint,
+            plain,
             command,
             options,
             process,
@@ -105,7 +125,11 @@ impl Memcached {
 
     /// A client that talks to it without the proxy.
     pub(crate) fn client(&self) -> Client {
-        Client::connect(&self.endpoint)
+        Client::connect(self.asked_at())
+    }
+
+    fn asked_at(&self) -> &Endpoint {
+        self.plain.as_ref().unwrap_or(&self.endpoint)
     }
 
     /// `kill -9`.
@@ -160,7 +184,7 @@ impl Memcached {
             {
                 return self.endpoint.connect().is_ok();
             }
-            Client::try_connect(&self.endpoint).is_ok_and(|mut client| {
+            Client::try_connect(self.asked_at()).is_ok_and(|mut client| {
                 client.try_send(b"mn\r\n").is_ok()
                     && client
                         .until_meta_noop()
@@ -235,6 +259,7 @@ fn spawn(through: &[String], endpoint: &Endpoint, options: &[String]) -> Process
             Endpoint::Unix(path) => {
                 command.arg("-s").arg(path);
             }
+            Endpoint::Tls(..) => panic!("start_tls does this"),
         }
         command.args(options);
     })

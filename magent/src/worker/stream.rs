@@ -1,0 +1,180 @@
+//! A connection to a client or a backend, whatever its kind.
+//!
+//! Not here: when it is read and written (`worker`).
+
+use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Poll, Token};
+
+use super::tls::{CipherBuffer, TlsStream};
+
+/// Non-blocking.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream>),
+}
+
+/// What a read has brought.
+pub(super) struct Received {
+    /// Bytes in the buffer; 0 is the end.
+    pub(super) len: usize,
+    /// Whether there may be more that no edge will tell of.
+    pub(super) more: bool,
+}
+
+/// Where a read's bytes go to.
+pub(super) struct Buffers {
+    pub(super) plain: Box<[u8]>,
+    cipher: CipherBuffer,
+}
+
+impl Buffers {
+    pub(super) fn new(len: usize) -> Self {
+        Self {
+            plain: vec![0; len].into_boxed_slice(),
+            cipher: CipherBuffer::default(),
+        }
+    }
+}
+
+impl Stream {
+    /// Reads once.
+    #[inline]
+    pub(super) fn read(&mut self, buffers: &mut Buffers) -> io::Result<Received> {
+        let len = match self {
+            Self::Tcp(stream) => stream.read(&mut buffers.plain)?,
+            Self::Unix(stream) => stream.read(&mut buffers.plain)?,
+            Self::Tls(stream) => return stream.read(&mut buffers.plain, &mut buffers.cipher),
+        };
+        Ok(Received {
+            len,
+            more: len == buffers.plain.len(),
+        })
+    }
+
+    /// Writes once.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write_vectored(&[IoSlice::new(bytes)]),
+        }
+    }
+
+    /// Writes once, from several places. What TLS has taken may not have left yet: see [`Self::flush`].
+    #[inline]
+    pub(super) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write_vectored(slices),
+            Self::Unix(stream) => stream.write_vectored(slices),
+            Self::Tls(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    /// Sends what is held back; an error that would block if that is not all. Only TLS holds anything back.
+    #[inline]
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+
+    /// Whether anything is held back.
+    #[inline]
+    pub(super) fn has_unsent(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            Self::Tls(stream) => stream.has_unsent(),
+        }
+    }
+
+    /// Goes on with the handshake, of a stream that begins with one; whether it is over.
+    pub(super) fn handshake(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(true),
+            Self::Tls(stream) => stream.handshake(),
+        }
+    }
+
+    /// Events of it are told with this token from now on.
+    pub(super) fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => poll.registry().register(stream, token, INTEREST),
+            Self::Unix(stream) => poll.registry().register(stream, token, INTEREST),
+            Self::Tls(stream) => {
+                let socket = &mut stream.socket;
+                poll.registry().register(socket, token, INTEREST)
+            }
+        }
+    }
+
+    /// The same, of one that had another token. What is ready already is told again.
+    pub(super) fn reregister(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => poll.registry().reregister(stream, token, INTEREST),
+            Self::Unix(stream) => poll.registry().reregister(stream, token, INTEREST),
+            Self::Tls(stream) => {
+                let socket = &mut stream.socket;
+                poll.registry().reregister(socket, token, INTEREST)
+            }
+        }
+    }
+
+    /// Whether a connection that was begun is there.
+    pub(super) fn is_connected(&self) -> io::Result<bool> {
+        let tcp = |stream: &TcpStream| {
+            io::Result::Ok((stream.take_error()?, stream.peer_addr().map(drop)))
+        };
+        let (error, peer) = match self {
+            Self::Tcp(stream) => tcp(stream)?,
+            Self::Tls(stream) => tcp(&stream.socket)?,
+            Self::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(drop)),
+        };
+        if let Some(err) = error {
+            return Err(err);
+        }
+        match peer {
+            Ok(()) => Ok(true),
+            Err(err) if err.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Unless it is a unix socket.
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Tls(stream) => stream.socket.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Closes without losing the last answer: a socket closed with bytes unread is reset, and the peer then
+    /// drops what it has not read yet.
+    pub(super) fn close(mut self, buffers: &mut Buffers) {
+        let shut = match &mut self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => stream.shutdown(),
+        };
+        const READS_MAX: usize = 16;
+        let buffer = &mut buffers.plain;
+        for _ in 0..READS_MAX {
+            let read = match &mut self {
+                Self::Tcp(stream) => stream.read(buffer),
+                Self::Unix(stream) => stream.read(buffer),
+                // What it says does not matter any more.
+                Self::Tls(stream) => stream.socket.read(buffer),
+            };
+            if shut.is_err() || !matches!(read, Ok(len) if len > 0) {
+                break;
+            }
+        }
+    }
+}
+
+pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
