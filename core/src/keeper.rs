@@ -18,7 +18,7 @@
 //!
 //! - **Settled**: nothing that was sent to it before can still be executed. Another process answers, or
 //!   `stats conns` on a fresh connection does not list our old connections, or it has answered probes for
-//!   `settle_ms` although nobody can tell.
+//!   `settle_ms` in all although nobody can tell.
 //! - **Identity**: process id, start time and counters that only grow. It is asked on every new connection,
 //!   so that a restart between two requests is noticed before anybody reads.
 //! - **What it lacks** is a set of partners. All of them after a restart or a flush; else none, and the
@@ -57,8 +57,8 @@ use crate::engine::ConnectionId;
 use crate::placement::{BackendView, Phase, Version, View};
 use crate::{BackendId, Time, WorkerId};
 
-use probes::Probe;
-pub use report::{Failure, Identity, Left, ProbeAnswer, Remains, Report};
+use probes::{Answered, Probe};
+pub use report::{Failure, Identity, Left, ProbeAnswer, Remains, Report, StillDown};
 
 /// What the keeper wants done.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +74,8 @@ pub enum Output {
     Verified(WorkerId, ConnectionId),
     /// A backend has changed phase: for the log and for events.
     Changed(Change),
+    /// A backend that is down has answered a probe and is not taken back yet: for the log.
+    StillDown(BackendId, StillDown),
     /// Nothing to do before this moment, or before something is reported.
     Wait(Option<Time>),
 }
@@ -183,8 +185,8 @@ enum State {
         restarted: bool,
         /// Whether nobody knows who answered there before.
         stranger: bool,
-        /// Since when it has answered every probe.
-        answering: Option<Time>,
+        /// For how long it has answered.
+        answered: Answered,
     },
     Purging {
         /// Empty: the probe that begins the catch-up is on its way.
@@ -207,13 +209,13 @@ impl State {
         }
     }
 
-    const fn down(delay_ms: u64, probe_at: Time) -> Self {
+    fn down(delay_ms: u64, probe_at: Time) -> Self {
         Self::Down {
             delay_ms,
             probe_at: Some(probe_at),
             restarted: false,
             stranger: false,
-            answering: None,
+            answered: Answered::default(),
         }
     }
 }

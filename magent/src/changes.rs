@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use magent_core::config::Config;
-use magent_core::keeper::{Change, Failure, Report};
+use magent_core::keeper::{Change, Failure, Report, StillDown};
 use magent_core::placement::Phase;
 use magent_core::stats::{Copying, Progress};
 use magent_core::{BackendId, Time};
@@ -21,6 +21,9 @@ use crate::events::{Event, EventKind, Events, Role};
 
 /// Between two lines about one catch-up.
 const PROGRESS_MS: u64 = 5_000;
+
+/// A backend that answers for longer than this and is still down is told once, and then for who debugs, as often.
+const STILL_DOWN_MS: u64 = 1_000;
 
 /// Tells people. See the module's page.
 pub(crate) struct Changes {
@@ -43,6 +46,16 @@ struct Backend {
     caught_up: bool,
     /// When the next line about its catch-up is due.
     progress_at: Time,
+    /// Since it answered for the first time in this absence.
+    still_down: Option<StillDownLines>,
+}
+
+/// Lines about why a backend that answers is still down.
+struct StillDownLines {
+    /// When the next one is due.
+    due: Time,
+    /// Whether one was written at `info`.
+    told: bool,
 }
 
 impl Changes {
@@ -66,6 +79,7 @@ impl Changes {
                 told_overflow: false,
                 caught_up: false,
                 progress_at: Time(0),
+                still_down: None,
             }
         };
         let addresses = config.backends.iter();
@@ -106,6 +120,7 @@ impl Changes {
         self.log(now, change);
         let this = &mut self.backends[change.backend.index()];
         this.phase = change.to;
+        this.still_down = None;
         match change.to {
             Phase::Down => {
                 this.caught_up = false;
@@ -192,6 +207,27 @@ impl Changes {
         }
     }
 
+    /// A backend answers, and is not taken back. Mostly it is, a moment later.
+    pub(crate) fn on_still_down(&mut self, now: Time, backend: BackendId, why: StillDown) {
+        let this = &mut self.backends[backend.index()];
+        let lines = this.still_down.get_or_insert_with(|| StillDownLines {
+            due: now.after_ms(STILL_DOWN_MS),
+            told: false,
+        });
+        if now < lines.due {
+            return;
+        }
+        lines.due = now.after_ms(STILL_DOWN_MS);
+        let told = std::mem::replace(&mut lines.told, true);
+        let name = &this.name;
+        let why = why_still_down(why);
+        if told {
+            tracing::debug!("backend {name}: answers and is still down: {why}");
+        } else {
+            tracing::info!("backend {name}: answers and is still down: {why}");
+        }
+    }
+
     /// A worker or the healer has reported something that people should hear.
     pub(crate) fn on_report(&mut self, report: &Report) {
         match *report {
@@ -256,6 +292,26 @@ impl Changes {
 impl Backend {
     fn event(&self, kind: EventKind) -> Event {
         Event::new(kind, &self.name, self.roles.clone())
+    }
+}
+
+fn why_still_down(why: StillDown) -> String {
+    match why {
+        StillDown::Unsettled => "not every worker has finished what it had begun before".to_owned(),
+        StillDown::Lingering {
+            answered_ms,
+            settle_ms,
+        } => {
+            let answered = Duration::from_millis(answered_ms / 100 * 100);
+            let settle = Duration::from_millis(settle_ms);
+            format!(
+                "earlier connections to it may still hold writes (answers for {answered:?} of {settle:?})"
+            )
+        }
+        StillDown::MissedTooMuch => {
+            "it missed more than is remembered, and on_overflow is stay-down: restart it empty"
+                .to_owned()
+        }
     }
 }
 

@@ -109,6 +109,12 @@ impl World {
                     );
                     self.tally.transitions += 1;
                 }
+                keeper::Output::StillDown(backend, why) => {
+                    self.note(
+                        &format!("p{proxy} backend {backend}"),
+                        &format!("still down: {why:?}"),
+                    );
+                }
                 keeper::Output::Wait(at) => {
                     self.proxies[proxy].keeper_at = at;
                     if let Some(at) = at {

@@ -9,7 +9,7 @@
 //! Not here: what follows from a change of phase (`phases`), probes on the wire (`magent/src/probe.rs`).
 
 use super::report::{Failure, ProbeAnswer};
-use super::{ENDED, Keeper, Output, State, worker_id};
+use super::{ENDED, Keeper, Output, State, StillDown, worker_id};
 use crate::breaks::Break;
 use crate::engine::ConnectionId;
 use crate::placement::Phase;
@@ -28,6 +28,30 @@ pub(super) struct Probe {
     complete: bool,
     verifies: Vec<(WorkerId, ConnectionId)>,
 }
+/// For how long a backend that is down has answered probes: the proof of last resort that it has read what it was
+/// sent before. Only time between two probes in a row that were both answered counts.
+#[derive(Debug, Default)]
+pub(super) struct Answered {
+    ms: u64,
+    last: Option<Time>,
+}
+
+impl Answered {
+    fn go_on(&mut self, now: Time) {
+        self.ms += self.last.map_or(0, |last| now.ms_since(last));
+        self.last = Some(now);
+    }
+
+    /// A probe was not answered. If it merely came too late, nothing that was proven is disproved: the backend is
+    /// sent nothing new. If nobody is there any more, somebody else may be the next time.
+    fn interrupt(&mut self, failure: Failure) {
+        self.last = None;
+        if !failure.is_late() {
+            self.ms = 0;
+        }
+    }
+}
+
 impl Keeper {
     /// Asks who is there, or asks again once the probe under way has been answered.
     pub(super) fn probe(&mut self, backend: BackendId) {
@@ -74,8 +98,8 @@ impl Keeper {
             }
             self.on_answer(now, backend, &probe, &answer);
         } else if let Err(failure) = result {
-            if let State::Down { answering, .. } = &mut self.backends[backend.index()].state {
-                *answering = None;
+            if let State::Down { answered, .. } = &mut self.backends[backend.index()].state {
+                answered.interrupt(failure);
                 self.schedule_probe(now, backend);
             } else if self.is_current(backend, probe.incarnation) {
                 self.mark_down(now, backend, failure);
@@ -167,14 +191,12 @@ impl Keeper {
         answer: &ProbeAnswer,
     ) {
         let partner_leads = self.has_partner_in_step(backend);
-        let settle_ms = self.config.settle_ms;
-        let stay_down = self.config.stay_down;
-        let probe_delay_ms_min = self.config.probe_delay_ms_min;
+        let why = self.why_still_down(now, backend, probe, answer);
+        let delay_ms_min = self.config.probe_delay_ms_min;
         let this = &mut self.backends[backend.index()];
         let State::Down {
             restarted,
             stranger,
-            answering,
             delay_ms,
             probe_at,
             ..
@@ -183,29 +205,22 @@ impl Keeper {
             return;
         };
         let (restarted, stranger) = (*restarted, *stranger);
-        let since = *answering.get_or_insert(now);
-        // Before everybody knows, a worker may still write to it.
-        let current = probe.since_epoch == this.since_epoch && probe.settled
-            || self.breaks.has(Break::DownSettles);
-        let settled = restarted
-            || answer.lingering == Some(false)
-            || now.ms_since(since) >= settle_ms
-            || self.breaks.has(Break::Settle);
-        if !current || !settled {
-            // Somebody is there: soon again, or when the epoch has settled.
-            *delay_ms = probe_delay_ms_min;
-            let waits_for_epoch = self.settled < this.since_epoch;
-            *probe_at = (!waits_for_epoch).then(|| now.after_ms(probe_delay_ms_min));
+        if let Some(why) = why {
+            if why == StillDown::MissedTooMuch {
+                self.schedule_probe(now, backend);
+            } else {
+                // Somebody is there: soon again, or when the epoch has settled.
+                *delay_ms = delay_ms_min;
+                let waits_for_epoch = self.settled < this.since_epoch;
+                *probe_at = (!waits_for_epoch).then(|| now.after_ms(delay_ms_min));
+            }
+            self.outputs.push_back(Output::StillDown(backend, why));
             return;
         }
-        if this.overflow && stay_down && answer.items > 0 {
-            self.schedule_probe(now, backend);
-            return;
-        }
-        // Items of a process that we do not know, which nobody has flushed yet; or not all of us, because it
-        // failed while we did.
-        let unknown =
-            restarted && answer.items > 0 && answer.flushes == 0 || !restarted && this.flush;
+        // Items of a process that we do not know; or not all of us have flushed it, because it failed while we
+        // did. Another proxy may have flushed it, but so may anyone else before these items came. If both
+        // proxies flush it, the one that was first sees that by `flushes`, and copies once more.
+        let unknown = restarted && answer.items > 0 || !restarted && this.flush;
         this.flush = this.overflow || (unknown && partner_leads);
         // Since it was last asked: by a client, or by hand.
         let flushed = this.flushes.is_some_and(|known| known != answer.flushes);
@@ -220,6 +235,46 @@ impl Keeper {
             .map(|(index, _)| worker_id(index))
             .collect();
         self.enter(now, backend, State::Purging { waiting_for }, None);
+    }
+
+    /// Why a backend that answers is not taken back.
+    fn why_still_down(
+        &mut self,
+        now: Time,
+        backend: BackendId,
+        probe: &Probe,
+        answer: &ProbeAnswer,
+    ) -> Option<StillDown> {
+        let this = &mut self.backends[backend.index()];
+        let State::Down {
+            restarted,
+            answered,
+            ..
+        } = &mut this.state
+        else {
+            return None;
+        };
+        // Before everybody knows, a worker may still write to it.
+        let current = probe.since_epoch == this.since_epoch && probe.settled;
+        if current {
+            answered.go_on(now);
+        } else if !self.breaks.has(Break::DownSettles) {
+            return Some(StillDown::Unsettled);
+        }
+        let settle_ms = self.config.settle_ms;
+        let settled = *restarted
+            || answer.lingering == Some(false)
+            || answered.ms >= settle_ms
+            || self.breaks.has(Break::Settle);
+        if !settled {
+            let answered_ms = answered.ms;
+            return Some(StillDown::Lingering {
+                answered_ms,
+                settle_ms,
+            });
+        }
+        let missed_too_much = this.overflow && self.config.stay_down && answer.items > 0;
+        missed_too_much.then_some(StillDown::MissedTooMuch)
     }
 
     fn schedule_probe(&mut self, now: Time, backend: BackendId) {

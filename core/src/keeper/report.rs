@@ -124,6 +124,29 @@ failures! {
     Restarted, "restarted", "Another process answers at its address than before.";
 }
 
+impl Failure {
+    /// Whether somebody may be there who was merely too slow.
+    pub(super) const fn is_late(self) -> bool {
+        matches!(self, Self::Silent | Self::ConnectTimeout)
+    }
+}
+
+/// Why a backend that answers probes is still down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StillDown {
+    /// Not every worker has stopped using it.
+    Unsettled,
+    /// It may still execute what it was sent before it went down.
+    Lingering {
+        /// For how long it has answered probes, in milliseconds.
+        answered_ms: u64,
+        /// How long is taken for a proof that it has nothing left, where there is no other.
+        settle_ms: u64,
+    },
+    /// It missed more than can be named: somebody has to restart it empty.
+    MissedTooMuch,
+}
+
 /// How many single keys are left to copy to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Left {
@@ -162,7 +185,8 @@ impl Identity {
     pub const fn is_replaced_by(&self, later: &Self) -> bool {
         /// Starts are told apart to the second, and the clock may have been set in between.
         const YOUNG_S: u64 = 3;
-        let fell = later.connections < self.connections
+        // It was asked over a new connection each time.
+        let fell = (later.connections <= self.connections && self.connections > 0)
             || later.sets < self.sets
             || later.items_stored < self.items_stored;
         self.pid != later.pid

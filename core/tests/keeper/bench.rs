@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use magent_core::engine::ConnectionId;
 use magent_core::keeper::{
-    Change, Failure, Identity, Keeper, KeeperConfig, Left, Output, ProbeAnswer, Report,
+    Change, Failure, Identity, Keeper, KeeperConfig, Left, Output, ProbeAnswer, Report, StillDown,
 };
 use magent_core::placement::{Phase, View};
 use magent_core::{BackendId, Time, WorkerId};
@@ -34,6 +34,7 @@ pub(crate) struct Bench {
     pub(crate) view: View,
     pub(crate) settled: u64,
     pub(crate) changes: Vec<Change>,
+    pub(crate) still_down: Vec<(BackendId, StillDown)>,
     pub(crate) verified: Vec<(WorkerId, ConnectionId)>,
     pub(crate) probes: Vec<(Time, BackendId)>,
     purged: BTreeSet<(WorkerId, BackendId, u32)>,
@@ -43,6 +44,8 @@ pub(crate) struct Bench {
 pub(crate) struct Peer {
     /// Whether it answers probes.
     pub(crate) alive: bool,
+    /// How a probe fails if it does not.
+    pub(crate) failure: Failure,
     pub(crate) answer: ProbeAnswer,
 }
 
@@ -79,6 +82,7 @@ impl Bench {
         prepare(&mut keeper, now);
         let peer = |index| Peer {
             alive: true,
+            failure: Failure::Refused,
             answer: ProbeAnswer {
                 version: None,
                 identity: Some(Identity {
@@ -107,6 +111,7 @@ impl Bench {
             changes: Vec::new(),
             verified: Vec::new(),
             probes: Vec::new(),
+            still_down: Vec::new(),
             purged: BTreeSet::new(),
             has_healer: partners.iter().any(|partners| !partners.is_empty()),
         };
@@ -145,6 +150,7 @@ impl Bench {
                 }
                 Output::Verified(worker, connection) => self.verified.push((worker, connection)),
                 Output::Changed(change) => self.changes.push(change),
+                Output::StillDown(backend, why) => self.still_down.push((backend, why)),
             }
         }
         panic!("the keeper never rests");
@@ -178,11 +184,14 @@ impl Bench {
     pub(crate) fn answer_probe(&mut self, backend: BackendId) {
         let position = self.held.iter().position(|held| *held == backend);
         self.held.remove(position.expect("a probe is under way"));
-        let peer = &self.peers[backend.index()];
+        let peer = &mut self.peers[backend.index()];
+        if let Some(identity) = &mut peer.answer.identity {
+            identity.connections += 1;
+        }
         let result = if peer.alive {
             Ok(peer.answer)
         } else {
-            Err(Failure::Refused)
+            Err(peer.failure)
         };
         self.keeper.on_probe(self.now, backend, result);
     }

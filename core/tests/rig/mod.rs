@@ -45,6 +45,8 @@ pub(crate) struct Peer {
     pub(crate) silent_to_connects: bool,
     /// Its process id.
     pid: u32,
+    /// How often it was probed: each time over a new connection.
+    probes: u64,
     session: Session,
     connection: Option<ConnectionId>,
     /// Bytes that its socket takes, if it does not take all.
@@ -149,6 +151,7 @@ impl Rig {
             lies: false,
             silent_to_connects: false,
             pid: 1,
+            probes: 0,
             session: Session::new(),
             connection: None,
             takes: None,
@@ -510,7 +513,9 @@ impl Rig {
                 keeper::Output::Verified(WorkerId(0), connection) => {
                     self.engine.handle(self.now, Input::Verified(connection));
                 }
-                keeper::Output::Verified(..) | keeper::Output::Changed(_) => {}
+                keeper::Output::Verified(..)
+                | keeper::Output::Changed(_)
+                | keeper::Output::StillDown(..) => {}
                 keeper::Output::Wait(_) => return acted,
             }
             acted = true;
@@ -523,12 +528,13 @@ impl Rig {
         if !peer.alive || peer.stopped {
             return Err(Failure::Refused);
         }
+        peer.probes += 1;
         let Some(store) = &mut peer.store else {
             let identity = Identity {
                 pid: u64::from(peer.pid),
                 started_unix_s: UNMARKED_STARTS[backend],
                 uptime_s: 2,
-                connections: 1,
+                connections: peer.probes,
                 sets: 0,
                 items_stored: 0,
             };
@@ -557,7 +563,7 @@ impl Rig {
                 pid: stat("pid"),
                 started_unix_s: stat("time").cast_signed() - stat("uptime").cast_signed(),
                 uptime_s: 2,
-                connections: stat("total_connections"),
+                connections: stat("total_connections") + peer.probes,
                 sets: stat("cmd_set"),
                 items_stored: stat("total_items"),
             }),

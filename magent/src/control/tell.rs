@@ -46,6 +46,7 @@ impl Control {
                     }
                     self.changes.on_change(now, &change);
                 }
+                Output::StillDown(backend, why) => self.changes.on_still_down(now, backend, why),
                 Output::Wait(at) => return at,
             }
         }
