@@ -10,6 +10,7 @@ use crate::check::{Reader, Violation, violation};
 use crate::client::{Client, micros};
 use crate::faults::PlannedFault;
 use crate::network::End;
+use crate::shapes::Shape;
 use crate::workload::{Key, KeyKind};
 use crate::world::{Event, World};
 
@@ -204,7 +205,7 @@ impl World {
     /// What can be read at a primary is on its backup, too, and the same.
     pub(crate) fn check_in_step(&mut self) -> Result<(), Violation> {
         let may_differ = self.options.evicting
-            || self.options.silences
+            || self.options.shape == Shape::Silences
             || self.options.crawler != Crawler::Enabled;
         if may_differ || self.emptied.contains(&true) {
             return Ok(());

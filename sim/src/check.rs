@@ -463,13 +463,14 @@ impl History {
         }
     }
 
-    /// Checks a miss; yields the request whose value should have been there.
+    /// Checks a miss; yields the last request whose value should have been there.
     pub(crate) fn check_missing(&self, reader: Reader, key: usize) -> Option<u32> {
         match self.keys[key].kind {
             KeyKind::Expiring | KeyKind::Vivify => return None,
             KeyKind::Register | KeyKind::Counter | KeyKind::Binary => {}
         }
-        let stored = self.writes[key].iter().map(|&id| self.op(id)).find(|op| {
+        let mut newest_first = self.writes[key].iter().rev().map(|&id| self.op(id));
+        let stored = newest_first.find(|op| {
             op.is_base()
                 && op.outcome == Outcome::Done
                 && self.is_before_reader(op, reader)

@@ -12,6 +12,7 @@ use crate::check::{Reader, Violation, violation};
 use crate::memcached::ITEM_LEN_MAX;
 use crate::network::{Closed, End, Handle, Link, LinkId, Peer};
 use crate::options::Faults;
+use crate::shapes::Shape;
 use crate::workload::{KeyKind, Maker, Op, Outcome, Quiet, Verb};
 use crate::world::{Event, World};
 
@@ -116,7 +117,7 @@ impl World {
         proxy: usize,
         worker: Option<usize>,
     ) -> LinkId {
-        let any = if self.options.late {
+        let any = if self.options.shape == Shape::Late {
             index % self.options.workers
         } else {
             self.rng.index(self.options.workers)
@@ -543,7 +544,7 @@ impl World {
         }
         match options.faults {
             Faults::None => options.evicting,
-            Faults::OneVictim if options.silences => self.tally.transitions > 0,
+            Faults::OneVictim if options.shape == Shape::Silences => self.tally.transitions > 0,
             Faults::OneVictim => {
                 // Two workers may leave the copies of a key with different numbers: one is then deleted.
                 let disagree = options.workers > 1
@@ -558,7 +559,8 @@ impl World {
     /// Whether a backend that is there has been told of this write of a key, and of nothing but stores since.
     fn must_keep(&self, key: usize, stored: u32) -> bool {
         let options = &self.options;
-        let disturbed = options.evicting || options.silences || options.flushed_by_others;
+        let disturbed =
+            options.evicting || options.shape == Shape::Silences || options.flushed_by_others;
         if disturbed || options.proxies > 1 || options.kills {
             return false;
         }

@@ -11,7 +11,7 @@ use magent_node::{Crawler, Keep, Next};
 
 use crate::memcached::Process;
 use crate::network::{Closed, End, Handle, LinkId, Peer};
-use crate::options::Faults;
+use crate::shapes::Shape;
 use crate::workload::{Effect, KeyKind, Outcome, counter, fragment};
 use crate::world::{Event, World};
 
@@ -24,6 +24,8 @@ pub enum Fault {
     CrashWarm,
     /// The process dies, and another memcached takes its address, with items of its own.
     Foreign,
+    /// The same. Somebody had flushed it before it got its items.
+    ForeignFlushed,
     /// The host dies: nothing is refused or reset, everything is silent.
     HostDown,
     /// The process is stopped and goes on later.
@@ -40,6 +42,10 @@ pub enum Fault {
     CutOne,
     /// Nothing passes on its connection to the first worker, which then is reset: with something unanswered.
     Sever,
+    /// Nothing passes for a moment on its connections to the workers.
+    Stall,
+    /// Nothing passes for a moment on its connections to healers.
+    StallHealer,
     /// It takes no new connections; those that it has are reset.
     Refuse,
     /// It serves and answers no probe.
@@ -71,6 +77,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     Fault::Refuse,
     Fault::MuteProbes,
     Fault::Foreign,
+    Fault::ForeignFlushed,
     Fault::Pause,
     Fault::Busy,
 ];
@@ -83,49 +90,6 @@ pub(crate) struct PlannedFault {
 }
 
 impl World {
-    /// What goes wrong next, where a seed has its way.
-    pub(crate) fn draw_fault(&mut self) -> Fault {
-        let slot = self.rng.index(self.options.proxies);
-        if self.options.kills && self.rng.chance(20) {
-            return Fault::Kill(slot);
-        }
-        if self.options.proxies > 1 && self.options.cut_from && self.rng.chance(25) {
-            return Fault::CutFrom(slot);
-        }
-        if self.options.flushed_by_others && self.rng.chance(20) {
-            return Fault::Flush;
-        }
-        let fault = self.rng.pick(FAULTS);
-        // Items of an unknown process are flushed only if somebody else has the right ones.
-        let flushed = self.options.faults == Faults::OneVictim && self.options.backups > 0;
-        if fault == Fault::Foreign && !flushed {
-            return Fault::CrashWarm;
-        }
-        fault
-    }
-
-    /// What goes wrong in a handover, and with whom: mostly the first one goes for a moment.
-    pub(crate) fn draw_handover(&mut self) -> (usize, Fault) {
-        if self.rng.chance(70) {
-            let fault = self.rng.pick(&[
-                Fault::ResetOne,
-                Fault::CrashWarm,
-                Fault::CrashEmpty,
-                Fault::CrashEmpty,
-            ]);
-            return (0, fault);
-        }
-        let fault = self.rng.pick(&[
-            Fault::ResetOne,
-            Fault::Reset,
-            Fault::Refuse,
-            Fault::Slow,
-            Fault::CrashWarm,
-            Fault::CrashEmpty,
-        ]);
-        (self.rng.index(self.backends.len()), fault)
-    }
-
     // -- Backends --
 
     /// Whether the process does not look at a connection.
@@ -197,7 +161,7 @@ impl World {
             self.note_state(&format!("backend {backend}"), &text);
         }
         self.send(id, End::Proxy, &out);
-        self.on_copied(backend, id, &bytes);
+        self.on_healer_served(backend, id, &bytes);
         if next == Next::Close {
             self.close_direction(id, End::Proxy, Closed::Fin);
             self.drop_session(backend, id);
@@ -210,39 +174,28 @@ impl World {
         self.backends[backend].sessions.keys().copied().collect()
     }
 
-    fn links_of_first_worker(&self, backend: usize) -> Vec<LinkId> {
+    fn links_of_workers(&self, backend: usize) -> Vec<LinkId> {
         let mut links = self.links_of(backend);
-        links.retain(|link| {
-            let link = &self.links[link.index()];
-            link.worker == 0 && matches!(link.handle, Handle::Backend(_))
-        });
+        links.retain(|link| matches!(self.links[link.index()].handle, Handle::Backend(_)));
         links
     }
 
-    /// The healer has stored an item, or removed a copy: the worst moment for the one that it was copied from to
-    /// fail.
-    fn on_copied(&mut self, target: usize, id: LinkId, bytes: &[u8]) {
-        let by_healer = matches!(self.links[id.index()].handle, Handle::Heal(_));
-        let percent = match bytes {
-            _ if !self.options.handover || self.is_calm || !by_healer => 0,
-            [b'm', b's', ..] => 30,
-            [b'm', b'd', ..] => 100,
-            _ => 0,
-        };
-        let primaries = self.options.primaries;
-        let is_primary = |index: usize| index < primaries;
-        for source in 0..self.backends.len() {
-            if is_primary(source) != is_primary(target) && self.rng.chance(percent) {
-                let begins = self
-                    .rng
-                    .below(self.options.latency_us_max * (110 - percent) / 200);
-                let lasts = self.rng.below(10_000);
-                let fault = self
-                    .rng
-                    .pick(&[Fault::Refuse, Fault::Refuse, Fault::CrashEmpty]);
-                self.schedule_fault(source, fault, begins, lasts);
-            }
+    fn links_of_healers(&self, backend: usize) -> Vec<LinkId> {
+        let mut links = self.links_of(backend);
+        links.retain(|link| matches!(self.links[link.index()].handle, Handle::Heal(_)));
+        links
+    }
+
+    fn cut_each(&mut self, links: Vec<LinkId>) {
+        for link in links {
+            self.links[link.index()].cut = true;
         }
+    }
+
+    fn links_of_first_worker(&self, backend: usize) -> Vec<LinkId> {
+        let mut links = self.links_of_workers(backend);
+        links.retain(|link| self.links[link.index()].worker == 0);
+        links
     }
 
     // -- Faults --
@@ -259,13 +212,18 @@ impl World {
     pub(crate) fn inflict(&mut self, backend: usize, fault: Fault) {
         if matches!(
             fault,
-            Fault::CrashEmpty | Fault::CrashWarm | Fault::Foreign | Fault::HostDown | Fault::Flush
+            Fault::CrashEmpty
+                | Fault::CrashWarm
+                | Fault::Foreign
+                | Fault::ForeignFlushed
+                | Fault::HostDown
+                | Fault::Flush
         ) {
             self.follows_since[backend] = None;
         }
         let this = &mut self.backends[backend];
         match fault {
-            Fault::CrashEmpty | Fault::CrashWarm | Fault::Foreign => {
+            Fault::CrashEmpty | Fault::CrashWarm | Fault::Foreign | Fault::ForeignFlushed => {
                 this.process = Process::Dead;
                 self.reset_all(backend, 100);
             }
@@ -308,11 +266,9 @@ impl World {
                     self.links[link.index()].cut = true;
                 }
             }
-            Fault::Sever => {
-                for link in self.links_of_first_worker(backend) {
-                    self.links[link.index()].cut = true;
-                }
-            }
+            Fault::Stall => self.cut_each(self.links_of_workers(backend)),
+            Fault::StallHealer => self.cut_each(self.links_of_healers(backend)),
+            Fault::Sever => self.cut_each(self.links_of_first_worker(backend)),
             Fault::Refuse => {
                 this.refuses = true;
                 self.reset_all(backend, 100);
@@ -342,14 +298,18 @@ impl World {
                 self.bury_links(backend);
                 self.backends[backend].restart(now, Keep::Items);
             }
-            Fault::Foreign if this.process == Process::Dead => {
+            Fault::Foreign | Fault::ForeignFlushed if this.process == Process::Dead => {
                 self.bury_links(backend);
                 self.backends[backend].restart(now, Keep::Nothing);
+                if fault == Fault::ForeignFlushed {
+                    self.backends[backend].flush_all(now);
+                }
                 self.plant(backend);
             }
             Fault::CrashEmpty
             | Fault::CrashWarm
             | Fault::Foreign
+            | Fault::ForeignFlushed
             | Fault::Flush
             | Fault::Reset
             | Fault::ResetOne => {}
@@ -361,7 +321,7 @@ impl World {
                 this.reachable_from[slot] = true;
                 self.reach(backend);
             }
-            Fault::CutOne => self.reach(backend),
+            Fault::CutOne | Fault::Stall | Fault::StallHealer => self.reach(backend),
             Fault::Sever => {
                 for link in self.links_of_first_worker(backend) {
                     self.links[link.index()].cut = false;
@@ -503,7 +463,11 @@ impl World {
         }
         let key = self.rng.index(self.history.keys.len());
         let any = self.rng.index(self.backends.len());
-        let backend = if self.options.silences { 1 } else { any };
+        let backend = if self.options.shape == Shape::Silences {
+            1
+        } else {
+            any
+        };
         let key = self.history.keys[key].bytes.clone();
         self.backends[backend].store.evict(&key);
         let pause = self.rng.below(20_000);

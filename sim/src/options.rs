@@ -12,6 +12,7 @@ use magent_node::Crawler;
 
 use crate::memcached::UNIX_START_S;
 use crate::rng::Rng;
+use crate::shapes::Shape;
 
 /// Which faults happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,18 +66,8 @@ pub struct Options {
     pub private: bool,
     /// Which faults happen.
     pub faults: Faults,
-    /// Whether everyone wants the same few keys at once.
-    pub rush: bool,
-    /// Whether primary and backup fail in turn, one while the other catches up.
-    pub handover: bool,
-    /// Whether the proxy is killed while the primary is away.
-    pub killed: bool,
-    /// Whether the last worker always hears late, and only the first one loses connections.
-    pub late: bool,
-    /// Whether the primary is stopped now and then, for so long that it is given up.
-    pub hangs: bool,
-    /// Whether the primary is silent now and then, never for long, and backups evict.
-    pub silences: bool,
+    /// What comes together.
+    pub shape: Shape,
     /// Whether the faults are many and small: single connections are reset.
     pub flapping: bool,
     /// Number of faults.
@@ -123,6 +114,8 @@ pub struct Options {
     pub counting: bool,
     /// Whether clients mostly append and count.
     pub appending: bool,
+    /// Whether clients only set and read.
+    pub storing: bool,
     /// Whether clients mostly delete and set.
     pub deleting: bool,
     /// Whether clients mostly compare and store.
@@ -206,12 +199,7 @@ impl Options {
             keys: rng.pick(&[1, 2, 3, 5, 8]),
             private,
             faults,
-            rush: false,
-            handover: false,
-            silences: false,
-            hangs: false,
-            late: false,
-            killed: false,
+            shape: Shape::Plain,
             flapping,
             fault_count: if flapping {
                 rng.len_between(10, 50)
@@ -250,6 +238,7 @@ impl Options {
             meta_percent: rng.pick(&[0, 20, 50, 90]),
             counting: false,
             appending: rng.chance(10),
+            storing: false,
             deleting: false,
             comparing: false,
             locking: rng.chance(15),
@@ -261,15 +250,7 @@ impl Options {
             scheme: rng.pick(&["magent", "memcached-jump", "mcrouter-ch3"]),
             breaks: Breaks::default(),
         };
-        match rng.below(100) {
-            0..=16 => drawn.rush(&mut rng),
-            17..=25 => drawn.rush(&mut rng).late(&mut rng),
-            26..=62 => drawn.handover(&mut rng),
-            63..=66 => drawn.silences(&mut rng),
-            67..=73 => drawn.hangs(&mut rng),
-            74..=79 => drawn.killed(&mut rng),
-            _ => drawn,
-        }
+        drawn.shaped(&mut rng)
     }
 
     /// Whether a number that was seen on one backend is told from the same one of another.
@@ -277,218 +258,12 @@ impl Options {
         self.backups > 0 && self.proxies == 1 && !self.kills
     }
 
-    /// Everyone wants the same few keys while connections come and go and one worker hears of it late: what
-    /// workers disagree about for a moment is seen only in a crowd.
-    fn rush(self, rng: &mut Rng) -> Self {
-        Self {
-            workers: rng.pick(&[2, 2, 3]),
-            primaries: 1,
-            backups: 1,
-            clients: 5,
-            requests: self.requests.max(100),
-            depth_max: rng.pick(&[2, 8]),
-            keys: rng.pick(&[1, 3]),
-            counting: rng.chance(40),
-            read_percent: rng.pick(&[20, 50]),
-            private: false,
-            faults: Faults::OneVictim,
-            flapping: true,
-            rush: true,
-            fault_count: rng.len_between(1, 10),
-            busy_ms: 60,
-            evicting: false,
-            chunks: Chunks::Whole,
-            latency_us_max: rng.pick(&[50, 50, 1_000]),
-            serve_us_max: rng.pick(&[20, 20, 1_000]),
-            lag_us_max: rng.pick(&[50, 10_000, 40_000]),
-            flush_per_mille: 0,
-            large_percent: 0,
-            disconnect_per_mille: 0,
-            slow_readers: false,
-            limits: Limits {
-                probe_delay_ms_min: rng.pick(&[1, 5]),
-                fail_ms: 150,
-                request_ms: 1_000,
-                ..self.limits
-            },
-            ..self
-        }
-    }
-
-    /// A rush in which the last worker always hears late of what the first one has seen.
-    fn late(self, rng: &mut Rng) -> Self {
-        Self {
-            workers: 2,
-            counting: false,
-            locking: false,
-            deleting: rng.chance(50),
-            keys: rng.pick(&[2, 5]),
-            noreply_percent: 0,
-            late: true,
-            fault_count: rng.len_between(2, 4),
-            requests: 200,
-            latency_us_max: rng.pick(&[50, 300]),
-            lag_us_max: rng.pick(&[10_000, 40_000]),
-            ..self
-        }
-    }
-
-    /// Primary and backup fail in turn, mostly one while the other catches up, under many writes: who leads then
-    /// must have what was acknowledged since it came back, and nothing else.
-    fn handover(self, rng: &mut Rng) -> Self {
-        let style = rng.below(4);
-        Self {
-            workers: rng.pick(&[1, 2]),
-            proxies: 1,
-            primaries: 1,
-            // So that their numbers differ, and one that was seen on one is met on another.
-            backups: if style == 0 { 2 } else { 1 },
-            explicit_cas: style != 0 && self.explicit_cas,
-            comparing: style == 0,
-            clients: 5,
-            requests: 250,
-            depth_max: rng.pick(&[2, 8]),
-            keys: if style >= 2 { 8 } else { rng.pick(&[2, 5, 8]) },
-            counting: false,
-            locking: false,
-            noreply_percent: 0,
-            appending: style == 1,
-            deleting: style >= 2,
-            read_percent: 50,
-            private: false,
-            faults: Faults::Wild,
-            handover: true,
-            fault_count: rng.len_between(4, 12),
-            busy_ms: 300,
-            evicting: false,
-            kills: false,
-            nat: false,
-            flushed_by_others: false,
-            crawler: Crawler::Enabled,
-            chunks: Chunks::Whole,
-            latency_us_max: rng.pick(&[300, 1_000, 3_000]),
-            serve_us_max: rng.pick(&[20, 1_000]),
-            lag_us_max: rng.pick(&[50, 50, 5_000, 20_000]),
-            flush_per_mille: 0,
-            large_percent: 0,
-            slow_readers: false,
-            limits: Limits {
-                probe_delay_ms_min: rng.pick(&[1, 5]),
-                probe_delay_ms_max: 10,
-                fail_ms: 240,
-                request_ms: 2_000,
-                ..self.limits
-            },
-            ..self
-        }
-    }
-
-    /// The primary is stopped for a little longer than it takes to give it up, and then executes what it was sent.
-    fn hangs(self, rng: &mut Rng) -> Self {
-        Self {
-            proxies: 1,
-            primaries: 1,
-            backups: 1,
-            keys: rng.pick(&[3, 8]),
-            counting: false,
-            locking: false,
-            private: false,
-            faults: Faults::OneVictim,
-            flapping: false,
-            hangs: true,
-            fault_count: rng.len_between(2, 6),
-            busy_ms: 1_000,
-            requests: self.requests.max(150),
-            evicting: false,
-            kills: false,
-            nat: false,
-            flushed_by_others: false,
-            chunks: Chunks::Whole,
-            latency_us_max: 300,
-            serve_us_max: 1_000,
-            lag_us_max: 50,
-            flush_per_mille: 0,
-            large_percent: 0,
-            read_percent: 50,
-            limits: Limits {
-                fail_ms: 80,
-                probe_delay_ms_min: 1,
-                probe_delay_ms_max: 5,
-                request_ms: 800,
-                ..self.limits
-            },
-            ..self
-        }
-    }
-
-    /// The proxy is killed while the primary is away with its items.
-    fn killed(self, rng: &mut Rng) -> Self {
-        Self {
-            proxies: 1,
-            primaries: 1,
-            backups: 1,
-            keys: 8,
-            private: false,
-            faults: Faults::OneVictim,
-            flapping: false,
-            kills: true,
-            killed: true,
-            fault_count: rng.len_between(2, 5),
-            busy_ms: 400,
-            requests: 200,
-            evicting: false,
-            flushed_by_others: false,
-            flush_per_mille: 0,
-            large_percent: 0,
-            disconnect_per_mille: 0,
-            ..self
-        }
-    }
-
-    /// The primary is silent for a while and then goes on: reads are hedged. Its backup has not everything, and
-    /// yet nothing is missed.
-    fn silences(self, rng: &mut Rng) -> Self {
-        Self {
-            proxies: 1,
-            primaries: 1,
-            backups: 1,
-            keys: rng.pick(&[3, 8]),
-            counting: false,
-            private: false,
-            faults: Faults::OneVictim,
-            rush: false,
-            flapping: false,
-            silences: true,
-            fault_count: rng.len_between(2, 8),
-            busy_ms: 1_000,
-            evicting: false,
-            kills: false,
-            flushed_by_others: false,
-            chunks: Chunks::Whole,
-            latency_us_max: 300,
-            serve_us_max: 20,
-            flush_per_mille: 0,
-            read_percent: 80,
-            limits: Limits {
-                fail_ms: 300,
-                request_ms: 2_000,
-                ..self.limits
-            },
-            ..self
-        }
-    }
-
     /// For a scenario: one worker, two primaries, one backup, a fast network, nothing by chance but
     /// latencies.
     #[must_use]
     pub fn quiet() -> Self {
         Self {
-            rush: false,
-            handover: false,
-            silences: false,
-            hangs: false,
-            late: false,
-            killed: false,
+            shape: Shape::Plain,
             proxies: 1,
             workers: 1,
             primaries: 1,
@@ -556,18 +331,6 @@ impl Options {
         config
     }
 
-    /// What kind of run it is.
-    const fn shape(&self) -> &'static str {
-        match (self.rush, self.handover, self.silences, self.hangs) {
-            (true, ..) if self.late => " late",
-            (true, ..) => " rush",
-            (_, true, ..) => " handover",
-            (_, _, true, _) => " silences",
-            (.., true) => " hangs",
-            (.., false) => "",
-        }
-    }
-
     /// Number of backends.
     #[must_use]
     pub const fn backends(&self) -> usize {
@@ -581,7 +344,7 @@ impl fmt::Display for Options {
             f,
             "seed={} proxies={}{} workers={} primaries={} backups={} scheme={} clients={} requests={} depth={} \
              keys={}{} faults={:?}x{}{} evicting={} flushed_by_others={} nat={} containers={} settle_ms={} crawler={:?} explicit_cas={} busy_ms={} chunks={:?} latency_us={} serve_us={} lag_us={} meta={}% \
-             reads={}% locking={} appending={} comparing={} deleting={} counting={} noreply={}% large={}% flush={}‰ disconnect={}‰ slow_readers={} dead_read={:?} \
+             reads={}% locking={} appending={} comparing={} storing={} deleting={} counting={} noreply={}% large={}% flush={}‰ disconnect={}‰ slow_readers={} dead_read={:?} \
              fail_ms={} request_ms={} probe_ms={}..{} in_flight={} stream={} remember={} purge_window={} \
              gather={}",
             self.seed,
@@ -603,10 +366,9 @@ impl fmt::Display for Options {
             if self.private { " private" } else { "" },
             self.faults,
             self.fault_count,
-            match self.shape() {
-                "" if self.killed => " away",
+            match self.shape.name() {
                 "" if self.flapping => " flapping",
-                shape => shape,
+                name => name,
             },
             self.evicting,
             self.flushed_by_others,
@@ -625,6 +387,7 @@ impl fmt::Display for Options {
             self.locking,
             self.appending,
             self.comparing,
+            self.storing,
             self.deleting,
             self.counting,
             self.noreply_percent,

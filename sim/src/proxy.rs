@@ -23,6 +23,7 @@ use crate::check::violation;
 use crate::connections::Caller;
 use crate::control::{HealLink, Probe, ToKeeper};
 use crate::network::{Closed, End, Handle, LinkId};
+use crate::shapes::Shape;
 use crate::world::{Event, World};
 
 /// One process.
@@ -188,7 +189,7 @@ impl World {
         } else {
             2
         };
-        let late = self.options.late && worker + 1 == self.options.workers;
+        let late = self.options.shape == Shape::Late && worker + 1 == self.options.workers;
         match self.rng.below(20) {
             _ if late => self.rng.between(max / 2, max),
             choice if choice < slow => self.rng.below(max),

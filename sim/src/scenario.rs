@@ -101,7 +101,12 @@ impl World {
 
     /// Lets time pass.
     pub fn run_ms(&mut self, ms: u64) {
-        let until = self.now.after_ms(ms);
+        self.run_us(ms * 1_000);
+    }
+
+    /// Lets a moment pass.
+    pub fn run_us(&mut self, us: u64) {
+        let until = magent_core::Time(self.now.0 + us * 1_000);
         self.at(until, crate::world::Event::Nothing);
         self.step_until(|world| world.now >= until);
     }
@@ -123,6 +128,13 @@ impl World {
     pub fn is_in(&self, backend: usize, phase: Phase) -> bool {
         let proxy = self.first_proxy();
         self.proxies[proxy].keeper.view().backends[backend].phase == phase
+    }
+
+    /// Whether the keeper of every proxy has this backend in this phase.
+    #[must_use]
+    pub fn all_are_in(&self, backend: usize, phase: Phase) -> bool {
+        let mut proxies = self.slots.iter().flatten();
+        proxies.all(|&proxy| self.proxies[proxy].keeper.view().backends[backend].phase == phase)
     }
 
     fn first_proxy(&self) -> usize {

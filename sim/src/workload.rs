@@ -16,6 +16,7 @@ use magent_core::Time;
 use crate::binary::speaks_binary;
 use crate::options::Options;
 use crate::rng::Rng;
+use crate::shapes::Shape;
 
 /// What a key is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,11 +319,11 @@ impl Maker<'_> {
             let meta = self.keys[key].kind == KeyKind::Binary
                 || self.rng.chance(self.options.meta_percent);
             op.keys = vec![key];
-            // The worker that hears late reads what the other one writes.
-            let read_percent = match self.client % 2 {
-                _ if !self.options.late => self.options.read_percent,
-                0 => 20,
-                _ => 95,
+            // The worker that hears late reads what the other one writes, or the other way round.
+            let read_percent = match self.client % 2 == usize::from(self.options.appending) {
+                _ if self.options.shape != Shape::Late => self.options.read_percent,
+                true => 20,
+                false => 95,
             };
             let read = self.rng.chance(read_percent);
             match (meta, read) {
@@ -395,9 +396,10 @@ impl Maker<'_> {
 
     pub(crate) fn any_key(&mut self) -> usize {
         loop {
-            // The first keys are asked for more often.
+            // The first keys are asked for more often. What is overwritten while it is copied must not have been
+            // written just before that.
             let index = self.rng.index(self.keys.len());
-            let key = if self.options.private {
+            let key = if self.options.private || self.options.shape == Shape::Overwrites {
                 index
             } else {
                 self.rng.index(index + 1)
@@ -504,6 +506,8 @@ impl Maker<'_> {
             50
         } else if self.options.locking {
             self.rng.pick(&[0, 99, 99, 99])
+        } else if self.options.storing {
+            99
         } else if self.options.deleting {
             self.rng.pick(&[0, 99, 99])
         } else if self.options.appending || self.options.comparing {
@@ -548,7 +552,7 @@ impl Maker<'_> {
         let token = self.tokens[key].filter(|_| !self.options.private);
         let choice = if self.options.locking && self.rng.chance(90) {
             0
-        } else if self.options.deleting {
+        } else if self.options.storing || self.options.deleting {
             100
         } else if self.options.comparing {
             self.rng.pick(&[43, 43, 100])

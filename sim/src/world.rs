@@ -26,7 +26,7 @@ use crate::check::{History, Violation, violation};
 use crate::client::{Client, micros};
 use crate::connections::Caller;
 use crate::control::ToKeeper;
-use crate::faults::{Fault, PlannedFault};
+use crate::faults::PlannedFault;
 use crate::memcached::Memcached;
 use crate::network::{Closed, End, Link, LinkId, Peer};
 use crate::options::{Chunks, Faults, Options};
@@ -323,97 +323,6 @@ impl World {
             .iter()
             .map(|proxy| total(&proxy.counters, counter))
             .sum()
-    }
-
-    fn plan(&mut self) {
-        let busy_us = self.options.busy_ms * 1_000;
-        for index in 0..self.clients.len() {
-            let at = self.rng.below(busy_us / 10 + 1);
-            self.wake_client(index, at);
-        }
-        // A primary that has never been away is read, so its first failure is the one that matters.
-        let victim = if self.options.rush {
-            0
-        } else {
-            self.rng.index(self.backends.len())
-        };
-        for _ in 0..self.options.fault_count {
-            let (backend, fault) = if self.options.handover {
-                self.draw_handover()
-            } else if self.options.silences {
-                (0, self.rng.pick(&[Fault::Pause, Fault::CutOne]))
-            } else if self.options.hangs {
-                (0, Fault::Pause)
-            } else if self.options.killed {
-                (
-                    0,
-                    self.rng
-                        .pick(&[Fault::Cut, Fault::CrashWarm, Fault::Refuse]),
-                )
-            } else if self.options.late {
-                (0, Fault::Sever)
-            } else {
-                let backend = match self.options.faults {
-                    Faults::Wild => self.rng.index(self.backends.len()),
-                    Faults::OneVictim | Faults::None => victim,
-                };
-                let flaps = self.options.flapping && self.rng.chance(95);
-                let fault = if flaps {
-                    Fault::ResetOne
-                } else {
-                    self.draw_fault()
-                };
-                (backend, fault)
-            };
-            let begins = self.rng.below(busy_us);
-            let fail_us = self.options.limits.fail_ms * 1_000;
-            let lasts = match self.rng.below(3) {
-                _ if self.options.handover && backend == 0 => self.rng.below(5_000),
-                _ if self.options.late => self.rng.between(500, 3_000),
-                _ if self.options.hangs => self.rng.between(fail_us, 2 * fail_us),
-                _ if self.options.silences => self.rng.below(self.options.limits.fail_ms * 600),
-                0 => self.rng.below(5_000),
-                1 => self.rng.below(self.options.limits.fail_ms * 2_000),
-                _ => self.rng.below(busy_us / 2),
-            };
-            self.schedule_fault(backend, fault, begins, lasts);
-            if self.options.killed {
-                let kill = Fault::Kill(0);
-                let begins = begins + self.rng.below(lasts + 1);
-                let lasts = self.rng.below(20_000);
-                self.schedule_fault(backend, kill, begins, lasts);
-            }
-            if self.options.handover && self.rng.chance(15) {
-                // Both at once, and soon back, in any order.
-                for backend in 0..self.backends.len() {
-                    let lasts = self.rng.below(20_000);
-                    self.schedule_fault(backend, Fault::Refuse, begins, lasts);
-                    if self.rng.chance(30) {
-                        self.schedule_fault(backend, Fault::Slow, begins + lasts, 30_000);
-                    }
-                }
-            }
-        }
-        if self.options.evicting || self.options.silences {
-            self.after_us(1, Event::Evict);
-        }
-        self.after_us(busy_us, Event::Look);
-    }
-
-    pub(crate) fn schedule_fault(
-        &mut self,
-        backend: usize,
-        fault: Fault,
-        begins_us: u64,
-        lasts_us: u64,
-    ) {
-        let index = self.faults.len();
-        self.faults.push(PlannedFault { backend, fault });
-        let busy_us = self.options.busy_ms * 1_000;
-        let now_us = micros(self.now);
-        let ends_us = (now_us + begins_us + lasts_us).min(busy_us).max(now_us);
-        self.after_us(begins_us, Event::FaultBegins(index));
-        self.at(Time(ends_us * 1_000), Event::FaultEnds(index));
     }
 
     // -- Events --

@@ -1,6 +1,7 @@
 //! Scenarios: one situation each, chosen by hand. Those that a seed found say so.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use magent_core::breaks::{Break, Breaks};
 use magent_core::config::Limits;
 use magent_core::placement::Phase;
 use magent_core::stats::Counter;
@@ -299,6 +300,46 @@ fn a_stranger_that_fails_while_it_is_flushed_is_flushed_again() {
     assert_eq!(world.item(0, "k").as_deref(), Some("1"));
 }
 
+/// Found by seeds 31, 49, 115 and 254, as soon as somebody had flushed strangers before: they were taken to be
+/// flushed already, and what they held was read.
+#[test]
+fn a_stranger_that_somebody_has_flushed_is_flushed() {
+    let mut world = world();
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::ForeignFlushed);
+    world.end(0, Fault::ForeignFlushed);
+    world.run_until(|world| world.is_in(0, Phase::Up) && world.item(0, "stranger").is_none());
+    world.run_until(|world| world.item(0, "k").as_deref() == Some("1"));
+}
+
+/// Each proxy flushes a stranger once, and sees the other's flush before it reads what it has copied.
+#[test]
+fn a_stranger_that_two_proxies_flush_gets_everything_back() {
+    for seed in 0..20 {
+        let mut world = world_of(Options {
+            seed,
+            proxies: 2,
+            latency_us_max: 3_000,
+            ..Options::quiet()
+        });
+        let client = world.client(0);
+        world.say(client, "set k 0 0 1\r\n1\r\n");
+        world.expect(client, "STORED\r\n");
+        world.begin(0, Fault::ForeignFlushed);
+        world.run_ms(5);
+        world.end(0, Fault::ForeignFlushed);
+        let before = world.tally().transitions;
+        world.run_ms(3_000);
+        assert!(world.all_are_in(0, Phase::Up), "seed {seed}");
+        assert_eq!(world.item(0, "stranger"), None, "seed {seed}");
+        assert_eq!(world.item(0, "k").as_deref(), Some("1"), "seed {seed}");
+        let after = world.tally().transitions;
+        assert!(after - before < 20, "seed {seed}: it goes on and on");
+    }
+}
+
 /// Found by seed 165: a young connection that was lost with nothing unanswered was not opened again, so nobody
 /// noticed that the backend was empty.
 #[test]
@@ -444,4 +485,97 @@ fn nothing_is_copied_before_every_worker_tells_the_backend_of_its_writes() {
     world.expect(client, "STORED\r\n");
     world.run_until(|world| world.is_in(0, Phase::Up));
     assert_eq!(world.item(0, "k").as_deref(), Some("3"));
+}
+
+/// Whether a key that a backup was told alone is read while its primary, which returned later, catches up. The
+/// backup catches up too, from another primary, whose crawler is somebody else's.
+fn is_read_at_who_returned_first(breaks: Breaks) -> bool {
+    let mut world = world_of(Options {
+        primaries: 2,
+        breaks,
+        limits: Limits {
+            // The primary has everything to copy, and not just what it missed.
+            remembered_keys_max: 1,
+            ..Options::quiet().limits
+        },
+        ..Options::quiet()
+    });
+    let of_first = |key: &&str| world.route(key).0 == 0;
+    let keys: Vec<&str> = ["a", "b", "c", "d", "e", "f", "g", "h"]
+        .into_iter()
+        .filter(of_first)
+        .collect();
+    let (backup, key) = (2, keys[0]);
+    let client = world.client(0);
+    world.begin(0, Fault::Refuse);
+    world.run_until(|world| world.is_in(0, Phase::Down));
+    world.begin(1, Fault::Busy);
+    world.begin(backup, Fault::CrashEmpty);
+    world.end(backup, Fault::CrashEmpty);
+    world.run_until(|world| world.is_in(backup, Phase::CatchingUp));
+    world.begin(backup, Fault::Busy);
+    for key in &keys {
+        world.say(client, &format!("set {key} 0 0 1\r\n1\r\n"));
+        world.expect(client, "STORED\r\n");
+    }
+    world.end(0, Fault::Refuse);
+    world.run_until(|world| world.is_in(0, Phase::CatchingUp));
+    world.run_ms(5);
+    assert!(world.is_in(0, Phase::CatchingUp) && world.is_in(backup, Phase::CatchingUp));
+    world.say(client, &format!("get {key}\r\n"));
+    world.run_ms(5);
+    world.heard(client) == format!("VALUE {key} 0 1\r\n1\r\nEND\r\n")
+}
+
+#[test]
+fn of_two_that_catch_up_the_one_that_returned_first_is_read() {
+    assert!(is_read_at_who_returned_first(Breaks::default()));
+    assert!(!is_read_at_who_returned_first(Breaks::only(
+        Break::Seniority
+    )));
+}
+
+/// Whether a set that was acknowledged while its primary caught up survives the backup. The healer had copied what
+/// the set replaced, looked again, and removed its copy; then the backup died.
+fn survives_the_removal_of_an_old_copy(seed: u64, breaks: Breaks) -> bool {
+    let mut world = world_of(Options {
+        seed,
+        breaks,
+        latency_us_max: 1_000,
+        ..Options::quiet()
+    });
+    let client = world.client(0);
+    world.say(client, "set k 0 0 1\r\n1\r\n");
+    world.expect(client, "STORED\r\n");
+    world.begin(0, Fault::CrashEmpty);
+    world.end(0, Fault::CrashEmpty);
+    world.run_until(|world| world.item(0, "k").is_some());
+    if !world.is_in(0, Phase::CatchingUp) {
+        return true;
+    }
+    world.begin(1, Fault::Pause);
+    world.say(client, "set k 0 0 1\r\n2\r\n");
+    world.run_ms(3);
+    world.end(1, Fault::Pause);
+    world.expect(client, "STORED\r\n");
+    // Removed too much, it would be copied again at once.
+    for _ in 0..20 {
+        if world.item(0, "k").is_none() {
+            break;
+        }
+        world.run_us(50);
+    }
+    world.begin(1, Fault::CrashEmpty);
+    world.run_ms(100);
+    world.say(client, "get k\r\n");
+    world.run_ms(50);
+    world.heard(client) == "VALUE k 0 1\r\n2\r\nEND\r\n"
+}
+
+#[test]
+fn only_the_copy_is_removed_and_not_what_was_written_over_it() {
+    let lost = |breaks| (0..40).find(|&seed| !survives_the_removal_of_an_old_copy(seed, breaks));
+    assert_eq!(lost(Breaks::default()), None);
+    let found = lost(Breaks::only(Break::CasGuard));
+    assert!(found.is_some(), "no seed removes too much");
 }
