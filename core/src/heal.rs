@@ -143,6 +143,7 @@ pub struct Healer {
     clock_round: u64,
     /// By how many seconds the clock of the second is ahead, where it is known to be.
     offsets: BTreeMap<(BackendId, BackendId), i64>,
+    doubts: BTreeMap<(BackendId, BackendId), clock::Doubt>,
     rate: Rate,
     /// When the rate allows the next copy, if one waits for that.
     rate_at: Option<Time>,
@@ -221,6 +222,7 @@ impl Healer {
             later: VecDeque::new(),
             clock_round: 0,
             offsets: BTreeMap::new(),
+            doubts: BTreeMap::new(),
             rate: Rate::new(&config.limits, now),
             rate_at: None,
             bytes_in_flight: 0,
@@ -257,6 +259,7 @@ impl Healer {
                 self.reopen_due(),
                 self.walks_due(),
                 self.rate_at,
+                self.clocks_due(),
                 later,
             ];
             // What was due then and was not done waits for something else.

@@ -10,7 +10,9 @@
 //! | otherwise, by a second too early at most | what is left, and the source's clock (`time` in `stats`) |
 //!
 //! At the target it is the same date plus the difference of both clocks, in whole seconds. That difference is taken
-//! for zero, and later for what it was, until both clocks, read at one moment, contradict it by two seconds.
+//! for zero, and later for what it was, until both clocks, read at one moment, contradict it by two seconds, and
+//! again, three seconds later, by as much: a memcached whose main thread finds no CPU answers, and its clock stands
+//! still meanwhile. Nothing is copied between two that are in doubt.
 //!
 //! All clocks are read in rounds, one after the other: when a connection opens, and again and again while items are
 //! copied. The question is asked on the connection that items are read on, before them. So however long both take,
@@ -42,8 +44,18 @@ const SINGLE_CLOCK_MS: u64 = 250;
 const TICK_LATE_MS: i64 = 100;
 /// Clocks that were read within this are taken to have been read at one moment.
 const AT_ONCE_MS: u64 = 250;
+/// A difference is believed when it is the same after so long, and for that read again so often.
+const CONFIRM_MS: u64 = 3_000;
+const DOUBT_CLOCK_MS: u64 = 500;
 /// The last date that memcached takes: exptimes are 32 bits with a sign.
 const DATE_MAX: u64 = i32::MAX as u64;
+
+/// A difference of two clocks that has been seen, and is not believed yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Doubt {
+    difference_s: i64,
+    since: Time,
+}
 
 /// The clock of a backend, by its answers on the connection for copies.
 #[derive(Debug, Default)]
@@ -148,19 +160,33 @@ impl Healer {
         if ready != [true, true] {
             return false;
         }
+        let in_doubt = self.doubts.contains_key(&ordered(source, target).0);
         self.read_clocks(
             now,
             match origin {
+                _ if in_doubt => DOUBT_CLOCK_MS,
                 Origin::Single => SINGLE_CLOCK_MS,
                 Origin::Share(_) => SHARE_CLOCK_MS,
             },
         );
+        if in_doubt {
+            return false;
+        }
         let clocks = [source, target].map(|id| &self.backends[id.index()].clock);
         let since_round = clocks[0].since_round.max(clocks[1].since_round);
         clocks.iter().all(|clock| {
             let reading = clock.reading.as_ref();
             reading.is_some_and(|reading| reading.round >= since_round)
         })
+    }
+
+    /// When clocks in doubt are read again, by whoever waits for them.
+    pub(super) fn clocks_due(&self) -> Option<Time> {
+        let clocks = self.doubts.keys().flat_map(|&(one, other)| [one, other]);
+        let reading = clocks.filter_map(|id| self.backends[id.index()].clock.reading);
+        reading
+            .map(|reading| reading.asked_at.after_ms(DOUBT_CLOCK_MS))
+            .min()
     }
 
     /// One line of the answer to `stats`. Whether it was the last.
@@ -257,9 +283,27 @@ impl Healer {
             .unwrap_or(i64::MAX)
             .saturating_sub(i64::try_from(here_s).unwrap_or(i64::MAX));
         let wrong_s = difference.abs_diff(self.offset_s(one, other));
-        if wrong_s.saturating_mul(1_000) >= slack_ms.saturating_add(2_000) {
-            let (pair, sign) = ordered(one, other);
-            self.offsets.insert(pair, difference * sign);
+        let (pair, sign) = ordered(one, other);
+        if wrong_s.saturating_mul(1_000) < slack_ms.saturating_add(2_000) {
+            self.doubts.remove(&pair);
+            return;
+        }
+        let (difference_s, at) = (difference * sign, here.answered_at.max(there.answered_at));
+        let same = |doubt: &&Doubt| doubt.difference_s.abs_diff(difference_s) <= 1;
+        match self.doubts.get(&pair).filter(same) {
+            None => {
+                let since = at;
+                let doubt = Doubt {
+                    difference_s,
+                    since,
+                };
+                self.doubts.insert(pair, doubt);
+            }
+            Some(doubt) if at.ms_since(doubt.since) >= CONFIRM_MS => {
+                self.doubts.remove(&pair);
+                self.offsets.insert(pair, difference_s);
+            }
+            Some(_) => {}
         }
     }
 }
