@@ -31,7 +31,7 @@ fn every_workload_runs_on_plain_memcacheds() {
     let lines = std::fs::read_to_string(csv).unwrap();
     assert_eq!(
         lines.lines().count(),
-        1 + 11,
+        1 + 14,
         "a line per workload\n{lines}"
     );
 }
