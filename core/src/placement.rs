@@ -90,11 +90,15 @@ impl Placement {
     /// Where `key` lives. Allocates nothing.
     #[must_use]
     pub fn route(&self, key: &[u8]) -> Route {
-        let primary_index = self.primaries.index(key);
+        // Both lists are rings of the same scheme, so a key is hashed once.
+        let hash = self.primaries.hash(key);
+        let primary_index = self.primaries.index_hashed(key, hash);
         let primary = self.primary_ids[primary_index];
-        let backup_index = self.backups.as_ref().and_then(|ring| {
-            ring.index_where(key, |index| self.apart.accepts(primary_index, index))
-        });
+        let accepts = |index| self.apart.accepts(primary_index, index);
+        let backup_index = self
+            .backups
+            .as_ref()
+            .and_then(|ring| ring.index_where_hashed(key, hash, accepts));
         let backup = backup_index.map(|index| self.backup_ids[index]);
         Route {
             primary_index,

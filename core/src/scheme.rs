@@ -70,6 +70,11 @@ enum Picker {
     Jump { seed: u64, server_count: u32 },
 }
 
+/// What [`Ring::hash`] made of a key: good for all rings of one scheme and its options. Schemes that place by
+/// more than a number of 32 bits have none.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyHash(Option<u32>);
+
 /// Where a key was found.
 enum Place<'a> {
     /// At one of the places of a circle, each of which has its server.
@@ -124,7 +129,13 @@ impl Ring {
     /// The server of `key`, by its index in the list that the ring was made of.
     #[must_use]
     pub fn index(&self, key: &[u8]) -> usize {
-        self.place(key).server()
+        self.index_hashed(key, self.hash(key))
+    }
+
+    /// The same for a key whose hash is known.
+    #[must_use]
+    pub fn index_hashed(&self, key: &[u8], hash: KeyHash) -> usize {
+        self.place(key, hash).server()
     }
 
     /// The server of `key` if `accept` takes it, else the next one that it does take: on a circle
@@ -134,8 +145,19 @@ impl Ring {
     /// The answer depends on `accept` only where it must: while the ring's own choice is accepted
     /// the key stays where it is. `accept` may be asked more than once for a server.
     #[must_use]
-    pub fn index_where(&self, key: &[u8], mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
-        let place = self.place(key);
+    pub fn index_where(&self, key: &[u8], accept: impl FnMut(usize) -> bool) -> Option<usize> {
+        self.index_where_hashed(key, self.hash(key), accept)
+    }
+
+    /// The same for a key whose hash is known.
+    #[must_use]
+    pub fn index_where_hashed(
+        &self,
+        key: &[u8],
+        hash: KeyHash,
+        mut accept: impl FnMut(usize) -> bool,
+    ) -> Option<usize> {
+        let place = self.place(key, hash);
         let first = place.server();
         if accept(first) {
             return Some(first);
@@ -170,21 +192,39 @@ impl Ring {
         &self.fair_weights
     }
 
-    fn place(&self, key: &[u8]) -> Place<'_> {
+    /// The dear part of placing `key`.
+    #[must_use]
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash(match &self.picker {
+            Picker::Points { hash, .. } => Some(self.on_part(key, |part| hash.of(part))),
+            Picker::Magent06(_)
+            | Picker::Buckets(_)
+            | Picker::Modulo(_)
+            | Picker::Ch3 { .. }
+            | Picker::WeightedCh3(_)
+            | Picker::Jump { .. } => None,
+        })
+    }
+
+    /// Calls with the part of `key` that decides about its place.
+    fn on_part<R>(&self, key: &[u8], call: impl FnOnce(&[u8]) -> R) -> R {
         if self.lock_keys.is_empty() {
-            self.place_itself(key)
+            call(self.part.of(key))
         } else {
-            self.place_itself(&self.lock_keys.data_key(key))
+            call(self.part.of(&self.lock_keys.data_key(key)))
         }
     }
 
-    fn place_itself(&self, key: &[u8]) -> Place<'_> {
-        let key = self.part.of(key);
+    fn place(&self, key: &[u8], hash: KeyHash) -> Place<'_> {
+        match (&self.picker, hash.0) {
+            (Picker::Points { ring, .. }, Some(hash)) => ring.place_of(hash),
+            _ => self.on_part(key, |part| self.place_part(part)),
+        }
+    }
+
+    fn place_part(&self, key: &[u8]) -> Place<'_> {
         match &self.picker {
-            Picker::Points { ring, hash } => Place::Circle {
-                servers: ring.servers(),
-                at: ring.point_of(hash.of(key)),
-            },
+            Picker::Points { ring, hash } => ring.place_of(hash.of(key)),
             Picker::Magent06(magent) => match magent.point_of(key) {
                 Ok(at) => Place::Circle {
                     servers: magent.ring().servers(),

@@ -11,6 +11,7 @@
 //! - There is at least one point.
 //! - The order of the servers matters only for such equal points.
 
+use super::Place;
 use super::hash::{HashFunction, djb2, md5_words};
 use crate::server::{LabelStyle, ServerSpec};
 use std::fmt::Write as _;
@@ -102,6 +103,15 @@ impl PointRing {
             0
         } else {
             point
+        }
+    }
+
+    /// Where a key of this hash is found.
+    #[inline]
+    pub(super) fn place_of(&self, hash: u32) -> Place<'_> {
+        Place::Circle {
+            servers: &self.servers,
+            at: self.point_of(hash),
         }
     }
 
