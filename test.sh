@@ -13,8 +13,8 @@ cd "$(dirname "$0")"
 # What the tests talk to or through: servers, clients of other languages, and a compiler for libfuzzer.
 packages=(memcached libmemcached-tools nutcracker php-cli php-memcache php-memcached
   python3-pymemcache python3-pylibmc python3-venv ruby ruby-dalli
-  golang-go golang-github-bradfitz-gomemcache-dev g++)
-parts=(setup fmt clippy doc fuzz sim test suites)
+  golang-go golang-github-bradfitz-gomemcache-dev g++ valgrind)
+parts=(setup fmt clippy doc fuzz sim test suites cost)
 logs=target/test-logs
 passed=0
 failed=0
@@ -30,6 +30,7 @@ sim      the simulator: its own tests, 1,000 fixed seeds and 200 fresh ones
 test     cargo test of the rest of the workspace, end-to-end tests included
 e2e      the end-to-end tests alone (part of `test`)
 suites   real clients' own suites, directly and through the proxy; installs them below target/suites
+cost     counts the instructions of the engine per request; fails if a path takes 15 % more than written down
 EOF
 }
 
@@ -84,6 +85,15 @@ part_e2e() { cargo test --package magent --test e2e --locked --no-fail-fast; }
 
 part_suites() {
   cargo build --package magent --locked && suites/run.py --magent "${MAGENT_BIN:-target/debug/magent}"
+}
+
+# Times on a shared machine say little; instructions are the same every time.
+part_cost() {
+  if [ "$(uname -m)" != x86_64 ]; then
+    echo "the counts that are written down are of x86-64: not compared"
+    return
+  fi
+  cargo build --release --package bench --locked && target/release/bench instructions --check 15
 }
 
 # Adds up the `test result:` lines of a log. A test that was skipped has not passed.

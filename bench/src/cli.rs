@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::hot_path::{PATHS, Path};
 use crate::measure::Timing;
 use crate::peer::{PLACEHOLDERS, Peer};
 use crate::wire::KEYS_PER_REQUEST_MAX;
@@ -29,6 +30,34 @@ pub(crate) enum Task {
     /// Run one workload against anything that speaks memcached's protocol
     #[command(after_help = workload::help())]
     Load(LoadArgs),
+    /// Count the instructions that the engine takes for a request, without sockets (needs valgrind)
+    Instructions(InstructionsArgs),
+    /// What `instructions` looks at
+    #[command(hide = true)]
+    HotPath(HotPathArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InstructionsArgs {
+    /// Paths, by name [default: all]
+    #[arg(long = "path", value_name = "NAME", value_delimiter = ',', value_parser = parse_path)]
+    pub(crate) paths: Vec<&'static Path>,
+    /// Fail if a path takes so many percent more than written down
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) check: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct HotPathArgs {
+    #[arg(value_parser = parse_path)]
+    pub(crate) path: &'static Path,
+    #[arg(long)]
+    pub(crate) rounds: u32,
+}
+
+fn parse_path(name: &str) -> Result<&'static Path> {
+    let names = || PATHS.iter().map(|path| path.name).collect::<Vec<_>>();
+    Path::find(name).with_context(|| format!("no such path; there are {}", names().join(", ")))
 }
 
 #[derive(Args, Debug)]

@@ -13,6 +13,7 @@ mod cli;
 mod compare;
 mod connection;
 mod generator;
+mod hot_path;
 mod interrupt;
 mod keys;
 mod measure;
@@ -31,7 +32,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
-use cli::{Cli, CompareArgs, LoadArgs, Task};
+use cli::{Cli, CompareArgs, InstructionsArgs, LoadArgs, Task};
+use hot_path::PATHS;
 use measure::Target;
 use workload::Pace;
 
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
     let done = interrupt::catch().and_then(|()| match &cli.command {
         Task::Compare(args) => compare(args),
         Task::Load(args) => load(args),
+        Task::Instructions(args) => instructions(args),
+        Task::HotPath(args) => args.path.run(args.rounds),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,4 +115,33 @@ fn load(args: &LoadArgs) -> Result<()> {
         Some(fault) => bail!("{fault}"),
         None => Ok(()),
     }
+}
+
+fn instructions(args: &InstructionsArgs) -> Result<()> {
+    let all: Vec<_> = PATHS.iter().collect();
+    let paths = if args.paths.is_empty() {
+        &all
+    } else {
+        &args.paths
+    };
+    println!("{:<18} {:>12} {:>12}  path", "", "instructions", "expected");
+    let mut dearer = Vec::new();
+    for path in paths {
+        let count = path.instructions()?;
+        println!(
+            "{:<18} {count:>12} {:>12}  {}",
+            path.name, path.expected, path.about
+        );
+        if let Some(percent) = args.check
+            && count * 100 > path.expected * (100 + percent)
+        {
+            dearer.push(format!("{}: {count}, not {}", path.name, path.expected));
+        }
+    }
+    ensure!(
+        dearer.is_empty(),
+        "dearer than written down in bench/src/hot_path.rs:\n  {}",
+        dearer.join("\n  ")
+    );
+    Ok(())
 }
