@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 # What the tests talk to or through: servers, clients of other languages, and a compiler for libfuzzer.
 packages=(memcached libmemcached-tools nutcracker php-cli php-memcache php-memcached
   python3-pymemcache python3-pylibmc python3-venv ruby ruby-dalli
-  golang-go golang-github-bradfitz-gomemcache-dev g++ valgrind)
+  golang-go golang-github-bradfitz-gomemcache-dev g++ valgrind openssl)
 parts=(setup fmt clippy doc fuzz sim test suites cost)
 logs=target/test-logs
 passed=0
