@@ -216,7 +216,8 @@ impl Magent {
                 self.expected_to_live = false;
                 panic!("magent ended before it listened: {status}");
             }
-            self.endpoint.connect().is_ok()
+            // It says so when all of its listeners are there; the first one is there before the others.
+            self.log().contains(" starts: ") && self.endpoint.connect().is_ok()
         });
     }
 }
