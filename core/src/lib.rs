@@ -16,7 +16,7 @@
 //! | What may be configured, within which limits? | [`config`] |
 //! | What is counted? | [`stats`] |
 //! | What does the simulator switch off? | [`breaks`] |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod auth;
 pub mod breaks;

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use crate::BackendId;
 use crate::config::Config;
-use crate::scheme::Ring;
+use crate::scheme::{KEYS_AT_ONCE, KeyHash, Ring};
 use apart::Apart;
 pub use apart::BackupChoice;
 
@@ -90,8 +90,18 @@ impl Placement {
     /// Where `key` lives. Allocates nothing.
     #[must_use]
     pub fn route(&self, key: &[u8]) -> Route {
-        // Both lists are rings of the same scheme, so a key is hashed once.
-        let hash = self.primaries.hash(key);
+        self.route_hashed(key, self.primaries.hash(key))
+    }
+
+    /// The dear part of [`Self::route`] for several keys at once.
+    #[must_use]
+    pub fn hash_each(&self, keys: &[&[u8]]) -> [KeyHash; KEYS_AT_ONCE] {
+        self.primaries.hash_each(keys)
+    }
+
+    /// Where `key` lives, if its hash is known. Both lists are rings of the same scheme, so one is enough.
+    #[must_use]
+    pub fn route_hashed(&self, key: &[u8], hash: KeyHash) -> Route {
         let primary_index = self.primaries.index_hashed(key, hash);
         let primary = self.primary_ids[primary_index];
         let accepts = |index| self.apart.accepts(primary_index, index);

@@ -20,6 +20,7 @@ mod jump;
 mod ketama;
 mod lock_keys;
 mod mcrouter;
+mod md5_lanes;
 mod modulo;
 mod options;
 mod pecl;
@@ -71,9 +72,12 @@ enum Picker {
 }
 
 /// What [`Ring::hash`] made of a key: good for all rings of one scheme and its options. Schemes that place by
-/// more than a number of 32 bits have none.
-#[derive(Clone, Copy, Debug)]
+/// more than a number of 32 bits have none, and where it is not known yet each ring hashes for itself.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct KeyHash(Option<u32>);
+
+/// How many keys are hashed at once: see [`Ring::hash_each`].
+pub const KEYS_AT_ONCE: usize = md5_lanes::LANES;
 
 /// Where a key was found.
 enum Place<'a> {
@@ -204,6 +208,31 @@ impl Ring {
             | Picker::WeightedCh3(_)
             | Picker::Jump { .. } => None,
         })
+    }
+
+    /// [`Self::hash`] of several keys, cheaper than one after the other where that can be done.
+    #[must_use]
+    pub fn hash_each(&self, keys: &[&[u8]]) -> [KeyHash; KEYS_AT_ONCE] {
+        // With fewer, most of the vectors' work would be for nothing.
+        const KEYS_MIN: usize = 3;
+        let keys = &keys[..keys.len().min(KEYS_AT_ONCE)];
+        if let Picker::Points { hash, .. } = &self.picker
+            && keys.len() >= KEYS_MIN
+            && self.lock_keys.is_empty()
+        {
+            let mut parts: [&[u8]; KEYS_AT_ONCE] = [&[]; KEYS_AT_ONCE];
+            for (part, key) in parts.iter_mut().zip(keys) {
+                *part = self.part.of(key);
+            }
+            if let Some(hashes) = hash.of_each(&parts) {
+                return hashes.map(|hash| KeyHash(Some(hash)));
+            }
+        }
+        let mut hashes = [KeyHash::default(); KEYS_AT_ONCE];
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.hash(key);
+        }
+        hashes
     }
 
     /// Calls with the part of `key` that decides about its place.

@@ -9,14 +9,14 @@
 //! Not here: what an answer means for the copies (`writes`), how it reaches the client (`replies`).
 
 use super::backends::{Leg, Pending, Receiving};
-use super::exchange::{Exchange, ExchangeId, Form, Verdict};
+use super::exchange::{Exchange, ExchangeId, Form, Hedging, Kind, Verdict};
 use super::send_queue::QUEUE_LEN_MIN;
 use super::{ConnectionId, Engine, binary, encode, explicit};
 use crate::breaks::Break;
 use crate::cas;
 use crate::keeper::Failure;
-use crate::proto::response::{Line, parse_line};
-use crate::proto::{MetaVerb, Parsed};
+use crate::proto::response::{Line, parse_line, value_of};
+use crate::proto::{GetVerb, MetaVerb, Parsed};
 use crate::stats::Counter;
 use crate::{BackendId, Time};
 
@@ -70,6 +70,10 @@ impl Engine {
                 used += self.receive_payload(now, id, rest)?;
                 continue;
             }
+            if let Some(len) = self.take_whole_value(id, rest) {
+                used += len;
+                continue;
+            }
             match parse_line(rest) {
                 Parsed::NeedMore => break,
                 Parsed::Item {
@@ -83,6 +87,35 @@ impl Engine {
             }
         }
         Ok(used)
+    }
+
+    /// Takes the value of a batch's next key, if all of it is there and it is a plain one; yields how many bytes.
+    /// The same as line and payload one after the other, for a tenth of the instructions.
+    fn take_whole_value(&mut self, id: BackendId, data: &[u8]) -> Option<usize> {
+        let backend = &mut self.backends[id.index()];
+        let Some(Pending::Batch { keys, next }) = backend.pipeline.front_mut() else {
+            return None;
+        };
+        let exchange = *keys.get(*next)?;
+        let this = &mut self.exchanges[exchange];
+        let plain = this.kind == Kind::Fetch(GetVerb::Get)
+            && this.asked.is_none()
+            && this.hedging != Hedging::Asked(id)
+            && !this.done;
+        if !plain {
+            return None;
+        }
+        let (line_len, value_len) = value_of(this.key(), data)?;
+        let len = line_len + value_len as usize + b"\r\n".len();
+        let whole = data.get(..len).filter(|whole| whole.ends_with(b"\r\n"))?;
+        if len >= QUEUE_LEN_MIN {
+            return None;
+        }
+        *next += 1;
+        this.reply.extend_from_slice(whole);
+        self.on_fetched(exchange);
+        self.release(exchange);
+        Some(len)
     }
 
     pub(super) fn on_line(

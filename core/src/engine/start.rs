@@ -14,6 +14,7 @@ use crate::Time;
 use crate::proto::{
     ArithVerb, GetVerb, KEY_LEN_MAX, Keys, Letters, Meta, MetaVerb, Request, Store, StoreVerb, meta,
 };
+use crate::scheme::{KEYS_AT_ONCE, KeyHash};
 use crate::stats::Counter;
 
 impl Engine {
@@ -25,7 +26,15 @@ impl Engine {
 
     /// Where the exchange's key lives.
     pub(super) fn place(&mut self, exchange: ExchangeId, placement_key: &[u8]) {
-        let route = self.placement.route(placement_key);
+        self.place_hashed(exchange, placement_key, None);
+    }
+
+    /// The same for a key whose hash may be known.
+    fn place_hashed(&mut self, exchange: ExchangeId, placement_key: &[u8], hash: Option<KeyHash>) {
+        let route = match hash {
+            Some(hash) => self.placement.route_hashed(placement_key, hash),
+            None => self.placement.route(placement_key),
+        };
         let this = &mut self.exchanges[exchange];
         this.primary = route.primary;
         this.backup = route.backup;
@@ -144,25 +153,21 @@ impl Engine {
         id: ClientId,
         verb: GetVerb,
         exptime: Option<&[u8]>,
-        mut keys: Keys<'_>,
+        keys: Keys<'_>,
     ) {
-        let mut key = keys.next();
-        let mut only = true;
-        while let Some(this) = key {
-            let rest = keys.0;
-            key = keys.next();
-            let alone = only && key.is_none();
-            self.start_own_key(now, id, verb, exptime, this, alone, key.is_none());
-            only = false;
-            if key.is_some() && !self.may_start(id) {
-                self.clients[id.index as usize].reading = Reading::Multiget(Box::new(Multiget {
-                    verb,
-                    exptime: exptime.map(<[u8]>::to_vec),
-                    keys: rest.to_vec(),
-                    done: 0,
-                }));
-                return;
-            }
+        let text = keys.0;
+        let mut rest = keys;
+        if let (Some(key), None) = (rest.next(), rest.next()) {
+            self.start_own_key(now, id, verb, exptime, (key, None), true, true);
+            return;
+        }
+        if let Some(done) = self.start_keys(now, id, verb, exptime, text) {
+            self.clients[id.index as usize].reading = Reading::Multiget(Box::new(Multiget {
+                verb,
+                exptime: exptime.map(<[u8]>::to_vec),
+                keys: text[done..].to_vec(),
+                done: 0,
+            }));
         }
     }
 
@@ -171,19 +176,54 @@ impl Engine {
         let Reading::Multiget(mut multiget) = std::mem::take(&mut client.reading) else {
             unreachable!("called while reading a multi-key request");
         };
-        while self.may_start(id) {
-            let mut keys = Keys(&multiget.keys[multiget.done..]);
-            let Some(key) = keys.next() else { return };
-            let done = multiget.keys.len() - keys.0.len();
-            let last = keys.next().is_none();
-            let exptime = multiget.exptime.as_deref();
-            self.start_own_key(now, id, multiget.verb, exptime, key, false, last);
-            multiget.done = done;
-            if last {
-                return;
+        if self.may_start(id) {
+            let (verb, exptime) = (multiget.verb, multiget.exptime.as_deref());
+            let text = &multiget.keys[multiget.done..];
+            match self.start_keys(now, id, verb, exptime, text) {
+                Some(done) => multiget.done += done,
+                None => return,
             }
         }
         self.clients[id.index as usize].reading = Reading::Multiget(multiget);
+    }
+
+    /// Several keys, or the rest of several. Yields the bytes of those that were started, if the others have to wait
+    /// because too much is under way.
+    fn start_keys(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        verb: GetVerb,
+        exptime: Option<&[u8]>,
+        text: &[u8],
+    ) -> Option<usize> {
+        let prefixed = self.clients[id.index as usize].prefix_len() > 0;
+        let mut keys = Keys(text);
+        let mut next = keys.next();
+        while next.is_some() {
+            let mut group: [&[u8]; KEYS_AT_ONCE] = [&[]; KEYS_AT_ONCE];
+            let mut ends = [0; KEYS_AT_ONCE];
+            let mut count = 0;
+            while count < KEYS_AT_ONCE
+                && let Some(key) = next
+            {
+                group[count] = key;
+                ends[count] = text.len() - keys.0.len();
+                next = keys.next();
+                count += 1;
+            }
+            // With a prefix they are other keys.
+            let hashed = (!prefixed).then(|| self.placement.hash_each(&group[..count]));
+            for at in 0..count {
+                let last = at + 1 == count && next.is_none();
+                let hash = hashed.map(|hashes| hashes[at]);
+                self.start_own_key(now, id, verb, exptime, (group[at], hash), false, last);
+                if !last && !self.may_start(id) {
+                    return Some(ends[at]);
+                }
+            }
+        }
+        None
     }
 
     /// One key of a classic get or gat, as the client wrote it.
@@ -194,23 +234,23 @@ impl Engine {
         id: ClientId,
         verb: GetVerb,
         exptime: Option<&[u8]>,
-        key: &[u8],
+        (key, hash): (&[u8], Option<KeyHash>),
         only: bool,
         last: bool,
     ) {
         let client = &self.clients[id.index as usize];
         if client.prefix_len() == 0 || self.is_discovery(key) {
-            self.start_key(now, id, verb, exptime, key, only, last);
+            self.start_key(now, id, verb, exptime, (key, hash), only, last);
             return;
         }
         let rights = client.session.rights.as_ref();
         let prefix = rights.map_or(&b""[..], |rights| rights.prefix());
         let mut room = [0; KEY_LEN_MAX];
         let key = rights::joined(prefix, key, &mut room).expect("the line was checked as a whole");
-        self.start_key(now, id, verb, exptime, key, only, last);
+        self.start_key(now, id, verb, exptime, (key, None), only, last);
     }
 
-    /// One key of a classic get or gat.
+    /// One key of a classic get or gat, with its hash if that is known.
     #[expect(clippy::too_many_arguments, reason = "the state of the loop over keys")]
     pub(super) fn start_key(
         &mut self,
@@ -218,7 +258,7 @@ impl Engine {
         id: ClientId,
         verb: GetVerb,
         exptime: Option<&[u8]>,
-        key: &[u8],
+        (key, hash): (&[u8], Option<KeyHash>),
         only: bool,
         last: bool,
     ) {
@@ -229,7 +269,7 @@ impl Engine {
             Kind::Fetch(verb)
         };
         let exchange = self.admit(id, kind);
-        self.place(exchange, key);
+        self.place_hashed(exchange, key, hash);
         let this = &mut self.exchanges[exchange];
         this.only = only;
         this.last = last;

@@ -4,7 +4,7 @@
 //! can rot. Compiled for tests and for fuzzing only.
 
 use super::binary::{HEADER_LEN, Packet, REQUEST_MAGIC, Status, encode_status, parse_packet};
-use super::response::{Line, ParsedLine, RESPONSE_LINE_LEN_MAX, parse_line};
+use super::response::{Line, ParsedLine, RESPONSE_LINE_LEN_MAX, parse_line, value_of};
 use super::{KEY_LEN_MAX, Meta, MetaVerb, ParseLimits, Parsed, ProtoError, Request, Store, meta};
 
 /// Small, so that short inputs reach them.
@@ -278,10 +278,28 @@ fn check_line(buf: &[u8]) -> ParsedLine<'_> {
     };
     assert!(buf[..used].ends_with(b"\r\n") && used <= RESPONSE_LINE_LEN_MAX);
     assert_eq!(parse_line(&buf[..used]), parsed);
+    check_shortcut(buf, parsed);
     for cut in 0..used.min(CUT_LEN_MAX) {
         assert_eq!(parse_line(&buf[..cut]), Parsed::NeedMore, "cut at {cut}");
     }
     parsed
+}
+
+/// The shortcut says what the parser says, or nothing.
+fn check_shortcut(buf: &[u8], parsed: ParsedLine<'_>) {
+    let word = buf.split(|byte| b" \r\n".contains(byte)).nth(1);
+    let Some(key) = word.filter(|key| !key.is_empty()) else {
+        return;
+    };
+    if let Some((line_len, value_len)) = value_of(key, buf) {
+        let item = Line::Value {
+            key,
+            value_len,
+            cas: b"",
+        };
+        let used = line_len;
+        assert_eq!(parsed, Parsed::Item { item, used });
+    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,33 @@ pub fn parse_line(buf: &[u8]) -> ParsedLine<'_> {
     })
 }
 
+/// Whether `buf` begins with the whole line `VALUE <key> <client flags> <len>` of this very key; yields the length of
+/// the line and the bytes of its payload. A shortcut for the line that is by far the most frequent: `None` says
+/// nothing, [`parse_line`] does.
+#[must_use]
+pub fn value_of(key: &[u8], buf: &[u8]) -> Option<(usize, u32)> {
+    let behind_key = buf.strip_prefix(b"VALUE ")?.strip_prefix(key)?;
+    let (_, behind_flags) = digits(behind_key.strip_prefix(b" ")?)?;
+    let (value_len, end) = digits(behind_flags.strip_prefix(b" ")?)?;
+    let payload = end.strip_prefix(b"\r\n")?;
+    Some((buf.len() - payload.len(), value_len))
+}
+
+/// The number that `bytes` begin with, and what follows; `None` if it is one of more than 9 digits.
+fn digits(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    const DIGITS_MAX: usize = 9;
+    let mut number = 0;
+    for (at, byte) in bytes.iter().enumerate().take(DIGITS_MAX + 1) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return (at > 0).then_some((number, &bytes[at..]));
+        }
+        // Of the tenth digit, if there is one, the number is not looked at.
+        number = number.wrapping_mul(10).wrapping_add(u32::from(digit));
+    }
+    None
+}
+
 fn understood(line: &[u8]) -> Option<Line<'_>> {
     let mut rest = line;
     let line = match next_token(&mut rest)? {

@@ -8,6 +8,7 @@
 //!
 //! Not here: SpookyHash and murmur64A (`mcrouter`), which only mcrouter uses.
 
+use super::md5_lanes::{self, LANES};
 use md5::{Digest as _, Md5};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -54,6 +55,11 @@ impl HashFunction {
             Self::Jenkins => jenkins(key),
             Self::Xxh3 { seed } => low_32(xxh3_64_with_seed(key, seed)),
         }
+    }
+
+    /// [`Self::of`] of each key, if that is cheaper than one after the other.
+    pub(super) fn of_each(self, keys: &[&[u8]; LANES]) -> Option<[u32; LANES]> {
+        (self == Self::Md5).then(|| md5_lanes::first_words(keys))?
     }
 }
 

@@ -19,12 +19,17 @@ use std::fmt::Write as _;
 /// ketama's points per server of average weight, four to a digest.
 const POINTS_PER_SERVER: u32 = 160;
 
-/// The points, as two arrays: a search touches only the positions, 4 bytes each, so a ring of
-/// three servers (480 points) is searched within 2 KiB.
+/// The points, as two arrays, and a table that leads from the first bits of a hash to the few points
+/// that can follow it. Points are spread by their hash, so that a search looks at one or two.
 #[derive(Debug)]
 pub(super) struct PointRing {
     positions: Box<[u32]>,
     servers: Box<[u16]>,
+    /// By a hash's first bits: how many points lie before all hashes that begin so. One more than there are
+    /// such beginnings.
+    starts: Box<[u32]>,
+    /// Bits of a hash behind these.
+    shift: u32,
 }
 
 /// Where the points of a server come from: `count` strings `label-k`, k from 0.
@@ -89,16 +94,22 @@ impl PointRing {
         );
         points.sort_by_key(|&(position, _)| position);
         let (positions, servers): (Vec<u32>, Vec<u16>) = points.into_iter().unzip();
+        let (starts, shift) = starts_of(&positions);
         Self {
             positions: positions.into(),
             servers: servers.into(),
+            starts,
+            shift,
         }
     }
 
     /// The index of the first point at or after `hash`, around the end if there is none.
     #[inline]
     pub(super) fn point_of(&self, hash: u32) -> usize {
-        let point = self.positions.partition_point(|&position| position < hash);
+        let beginning = (hash >> self.shift) as usize;
+        let (start, end) = (self.starts[beginning], self.starts[beginning + 1]);
+        let near = &self.positions[start as usize..end as usize];
+        let point = start as usize + near.partition_point(|&position| position < hash);
         if point == self.positions.len() {
             0
         } else {
@@ -120,6 +131,24 @@ impl PointRing {
     pub(super) fn servers(&self) -> &[u16] {
         &self.servers
     }
+}
+
+/// Beyond this the table takes more room than it saves time: 256 KiB.
+const STARTS_BITS_MAX: u32 = 16;
+
+/// The table of [`PointRing::starts`], twice as long as there are points or up to four times, and its shift.
+fn starts_of(positions: &[u32]) -> (Box<[u32]>, u32) {
+    let bits = (2 * positions.len())
+        .next_power_of_two()
+        .ilog2()
+        .min(STARTS_BITS_MAX);
+    let shift = u32::BITS - bits;
+    let before = |beginning: u64| {
+        let first = beginning << shift;
+        let point = positions.partition_point(|&position| u64::from(position) < first);
+        u32::try_from(point).expect("a ring has at most POINTS_MAX points")
+    };
+    ((0..=1 << bits).map(before).collect(), shift)
 }
 
 /// How many strings a server of this weight gets.
@@ -199,5 +228,28 @@ pub(super) const fn libmemcached_points(function: HashFunction) -> PointSource {
         count: 100,
         style: LabelStyle::Ketama,
         hash: PointHash::Function(function),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_leads_to_the_point_that_a_search_of_all_finds() {
+        for server_count in [1, 2, 3, 60, 900] {
+            let servers: Vec<ServerSpec> = (0..server_count)
+                .map(|index| format!("10.0.{}.{}:11211", index / 250, index % 250))
+                .map(|server| server.parse().unwrap())
+                .collect();
+            let ring = PointRing::weighted(&servers, &vec![1; servers.len()]);
+            let near = ring.positions.iter().flat_map(|&position| {
+                [position.wrapping_sub(1), position, position.wrapping_add(1)]
+            });
+            for hash in near.chain([0, 1, u32::MAX]) {
+                let after = ring.positions.partition_point(|&position| position < hash);
+                assert_eq!(ring.point_of(hash), after % ring.positions.len(), "{hash}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Valid requests, built from parts: what was built is what is parsed.
 
-use magent_core::proto::response::{Line, parse_line};
+use magent_core::proto::response::{Line, parse_line, value_of};
 use magent_core::proto::{
     GetVerb, Meta, MetaVerb, Parsed, Request, Store, StoreVerb, encode_decimal, meta,
 };
@@ -153,6 +153,11 @@ proptest! {
             parse_line(&input),
             Parsed::Item { item: Line::Value { key: &key, value_len, cas: &cas }, used: input.len() }
         );
+        // The shortcut takes what is frequent: no unique, and numbers of up to nine digits.
+        let frequent = cas.is_empty() && flags < 1_000_000_000 && value_len < 1_000_000_000;
+        prop_assert_eq!(value_of(&key, &input), frequent.then_some((input.len(), value_len)));
+        prop_assert_eq!(value_of(&key, &input[..input.len() - 1]), None);
+        prop_assert_eq!(value_of(&key[..key.len() - 1], &input), None);
     }
 }
 

@@ -78,7 +78,7 @@ impl Engine {
         }
         if matches!(command, Command::Gat | Command::GatK) {
             let exptime = Some(exptime.digits());
-            self.start_key(now, id, GetVerb::Gets, exptime, key, true, true);
+            self.start_key(now, id, GetVerb::Gets, exptime, (key, None), true, true);
             return;
         }
         let (verb, number, class): (&[u8], &[u8], Class) = if command == Command::Increment {
