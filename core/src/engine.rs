@@ -8,7 +8,7 @@
 //!
 //! | question | module |
 //! | --- | --- |
-//! | When is a client read, when closed? | `clients`, `upload` |
+//! | When is a client read, when closed? | `clients`, `upload`, `direct` |
 //! | What becomes of a request? | `start`, `exchange` |
 //! | Whom is it sent to, in which order? | `reads`, `writes`, `locks`, `slots`, `lock_order`, `broadcast` |
 //! | What leaves for a backend, when? | `backends`, `gather`, `encode`, `explicit` |
@@ -42,6 +42,7 @@ mod backends;
 mod binary;
 mod broadcast;
 mod clients;
+mod direct;
 mod discovery;
 mod encode;
 mod exchange;
@@ -113,6 +114,8 @@ pub struct ConnectionId {
 pub enum Input<'a> {
     /// Bytes from a client.
     ClientData(ClientId, &'a [u8]),
+    /// So many bytes from a client, at the end of what [`Engine::client_room`] has just lent.
+    ClientFilled(ClientId, usize),
     /// A client will send no more. What it asked for is still answered.
     ClientEnd(ClientId),
     /// A client's connection is gone.
@@ -127,6 +130,8 @@ pub enum Input<'a> {
     Verified(ConnectionId),
     /// Bytes from a backend.
     BackendData(ConnectionId, &'a [u8]),
+    /// So many bytes from a backend, at the end of what [`Engine::backend_room`] has just lent.
+    BackendFilled(ConnectionId, usize),
     /// A connection could not be made, or is gone.
     BackendLost(ConnectionId, Failure),
     /// The keeper has decided something.
@@ -284,6 +289,8 @@ pub struct Engine {
     batch_pool: Vec<Vec<ExchangeId>>,
     /// Holds one line while it is made.
     scratch: Vec<u8>,
+    /// Holds what was read behind a payload.
+    behind: Vec<u8>,
     dirty_clients: Vec<ClientId>,
     dirty_backends: Vec<BackendId>,
     outputs: VecDeque<Output>,
@@ -358,6 +365,7 @@ impl Engine {
             pool: Pool::default(),
             batch_pool: Vec::new(),
             scratch: Vec::new(),
+            behind: Vec::new(),
             dirty_clients: Vec::new(),
             dirty_backends: Vec::new(),
             outputs: VecDeque::new(),
@@ -374,6 +382,7 @@ impl Engine {
         let turn_ends = matches!(input, Input::TurnEnd);
         match input {
             Input::ClientData(client, data) => self.on_client_data(now, client, data),
+            Input::ClientFilled(client, count) => self.on_client_filled(now, client, count),
             Input::ClientEnd(client) => self.on_client_end(client),
             Input::ClientLost(client) => self.on_client_lost(client),
             Input::Checked(client, checked) => self.on_checked(client, checked),
@@ -381,6 +390,9 @@ impl Engine {
             Input::BackendConnected(connection) => self.on_backend_connected(now, connection),
             Input::Verified(connection) => self.on_verified(now, connection),
             Input::BackendData(connection, data) => self.on_backend_data(now, connection, data),
+            Input::BackendFilled(connection, count) => {
+                self.on_backend_filled(now, connection, count);
+            }
             Input::BackendLost(connection, failure) => {
                 self.on_backend_lost(now, connection, failure);
             }

@@ -55,6 +55,9 @@ use crate::tls::Tls;
 /// Bytes of one read. Large enough for what arrives in a turn, small enough to stay in the cache.
 const READ_LEN: usize = 64 * 1024;
 
+/// Bytes of a read that is to end soon behind the line before a large payload.
+const HEAD_LEN: usize = 4 * 1024;
+
 /// Pieces of one vectored write.
 const SLICES: usize = 64;
 

@@ -96,7 +96,16 @@ impl World {
             self.feed(proxy, worker, Input::ClientLost(client));
         } else if !pipe.readable.is_empty() {
             let bytes = self.take_readable(id);
-            self.feed(proxy, worker, Input::ClientData(client, &bytes));
+            let engine = &mut self.proxies[proxy].workers[worker].engine;
+            let taken = engine
+                .client_room(client)
+                .map_or(0, |room| fill(room, &bytes));
+            if taken > 0 {
+                self.feed(proxy, worker, Input::ClientFilled(client, taken));
+            }
+            if taken < bytes.len() {
+                self.feed(proxy, worker, Input::ClientData(client, &bytes[taken..]));
+            }
             let pipe = &self.links[id.index()].to_proxy;
             if !pipe.readable.is_empty() || pipe.closed.is_some() {
                 self.ready(id);
@@ -117,7 +126,19 @@ impl World {
         let pipe = &self.links[id.index()].to_proxy;
         if !pipe.readable.is_empty() {
             let bytes = self.take_readable(id);
-            self.feed(proxy, worker, Input::BackendData(connection, &bytes));
+            let engine = &mut self.proxies[proxy].workers[worker].engine;
+            let room = engine.backend_room(connection);
+            let taken = room.map_or(0, |room| fill(room, &bytes));
+            if taken > 0 {
+                self.feed(proxy, worker, Input::BackendFilled(connection, taken));
+            }
+            if taken < bytes.len() {
+                self.feed(
+                    proxy,
+                    worker,
+                    Input::BackendData(connection, &bytes[taken..]),
+                );
+            }
             let pipe = &self.links[id.index()].to_proxy;
             if !pipe.readable.is_empty() || pipe.closed.is_some() {
                 self.ready(id);
@@ -222,3 +243,10 @@ fn taken<'a>(
 
 /// Pieces of one vectored write.
 const SLICES: usize = 4;
+
+/// Reads into the spare capacity of `room`, as far as it goes; yields how many bytes.
+fn fill(room: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    let count = bytes.len().min(room.capacity() - room.len());
+    room.extend_from_slice(&bytes[..count]);
+    count
+}

@@ -9,6 +9,7 @@
 //! Not here: what an answer means for the copies (`writes`), how it reaches the client (`replies`).
 
 use super::backends::{Leg, Pending, Receiving};
+use super::direct::{BEHIND_LEN, LARGE_LEN};
 use super::exchange::{Exchange, ExchangeId, Form, Hedging, Kind, Verdict};
 use super::send_queue::QUEUE_LEN_MIN;
 use super::{ConnectionId, Engine, binary, encode, explicit};
@@ -22,17 +23,31 @@ use crate::{BackendId, Time};
 
 impl Engine {
     pub(super) fn on_backend_data(&mut self, now: Time, connection: ConnectionId, data: &[u8]) {
+        if self.on_backend_bytes(now, connection, data.len()) {
+            self.take_backend_data(now, connection.backend, data);
+        }
+    }
+
+    /// `count` bytes have come; whether anybody is interested.
+    pub(super) fn on_backend_bytes(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        count: usize,
+    ) -> bool {
         let id = connection.backend;
         let backend = &mut self.backends[id.index()];
         if !backend.is_open(connection) {
-            return;
+            return false;
         }
-        backend.batch_answer_len += data.len() as u64;
+        backend.batch_answer_len += count as u64;
         self.end_silence(now, id);
-        let backend = &mut self.backends[id.index()];
-        let mut inbox = std::mem::take(&mut backend.inbox);
-        self.counters()
-            .add(Counter::BackendBytesRead, data.len() as u64);
+        self.counters().add(Counter::BackendBytesRead, count as u64);
+        true
+    }
+
+    pub(super) fn take_backend_data(&mut self, now: Time, id: BackendId, data: &[u8]) {
+        let mut inbox = std::mem::take(&mut self.backends[id.index()].inbox);
         let result = if inbox.is_empty() {
             let result = self.read_answers(now, id, data);
             if let Ok(used) = result {
@@ -112,6 +127,7 @@ impl Engine {
             return None;
         }
         *next += 1;
+        backend.sends_large = false;
         this.reply.extend_from_slice(whole);
         self.on_fetched(exchange);
         self.release(exchange);
@@ -236,17 +252,25 @@ impl Engine {
             discard = true;
             self.count(Counter::MemoryRefusals);
         }
-        let about = raw.len() + remaining.min(1 << 20);
+        let about = raw.len() + remaining.min(1 << 20) + BEHIND_LEN;
         if discard {
             // Read, and dropped.
         } else if of_hedge {
             self.exchanges[exchange].follower_reply.reserve(about);
             self.keep_hedge_line(id, exchange, raw);
         } else {
-            self.exchanges[exchange].reply.reserve(about);
+            let reply = &mut self.exchanges[exchange].reply;
+            if about >= QUEUE_LEN_MIN && reply.is_empty() {
+                let small = std::mem::replace(reply, self.pool.take_large(about));
+                self.pool.give(small);
+            } else {
+                reply.reserve(about);
+            }
             self.append_line(id, exchange, raw);
         }
-        self.backends[id.index()].receiving = Some(Receiving {
+        let backend = &mut self.backends[id.index()];
+        backend.sends_large = remaining >= LARGE_LEN;
+        backend.receiving = Some(Receiving {
             exchange,
             remaining,
             discard,
@@ -269,23 +293,11 @@ impl Engine {
         };
         let count = data.len().min(receiving.remaining);
         let value_len = count.min(receiving.remaining.saturating_sub(b"\r\n".len()));
-        let (chunk, exchange) = (&data[..count], receiving.exchange);
-        receiving.remaining -= count;
-        let over = receiving.remaining == 0;
-        let ends_right = match chunk {
-            [.., b'\r', b'\n'] => true,
-            [b'\n'] => receiving.last_byte == b'\r',
-            _ => false,
-        };
-        if over && !ends_right {
-            return Err(Failure::Desync);
-        }
-        receiving.last_byte = chunk[count - 1];
+        let chunk = &data[..count];
         // The client may have gone, or its time may be up, since the header came.
-        let this = &mut self.exchanges[exchange];
+        let this = &mut self.exchanges[receiving.exchange];
         receiving.discard |= is_unwanted(this);
         let (discard, of_follower) = (receiving.discard, receiving.of_follower);
-        let stream = receiving.stream;
         // A packet's value ends by its length.
         let kept = if this.asked.is_some() {
             &chunk[..value_len]
@@ -299,6 +311,35 @@ impl Engine {
         } else {
             this.reply.extend_from_slice(kept);
         }
+        let last = [2, 1].map(|back| Some(chunk[count.checked_sub(back)?]));
+        self.on_value_bytes(now, id, count, last)?;
+        Ok(count)
+    }
+
+    /// `count` more bytes of a value are where they belong; the `last` of them, or of all so far.
+    pub(super) fn on_value_bytes(
+        &mut self,
+        now: Time,
+        id: BackendId,
+        count: usize,
+        last: [Option<u8>; 2],
+    ) -> Result<(), Failure> {
+        let Some(receiving) = &mut self.backends[id.index()].receiving else {
+            unreachable!("called while a payload arrives");
+        };
+        receiving.remaining -= count;
+        let over = receiving.remaining == 0;
+        let ends_right = match last {
+            [Some(b'\r'), Some(b'\n')] => true,
+            [None, Some(b'\n')] => receiving.last_byte == b'\r',
+            _ => false,
+        };
+        if over && !ends_right {
+            return Err(Failure::Desync);
+        }
+        receiving.last_byte = last[1].unwrap_or(receiving.last_byte);
+        let (discard, of_follower) = (receiving.discard, receiving.of_follower);
+        let (exchange, stream) = (receiving.exchange, receiving.stream);
         if over {
             if let Some(receiving) = self.backends[id.index()].receiving.take() {
                 self.on_value(now, id, &receiving);
@@ -312,7 +353,7 @@ impl Engine {
         } else {
             self.count_reply(exchange);
         }
-        Ok(count)
+        Ok(())
     }
 
     /// A value is complete.
@@ -531,7 +572,7 @@ pub(super) fn echo(exchange: &Exchange, raw: &[u8], mark: u16, reply: &mut Vec<u
 }
 
 /// Whether nobody waits for the exchange's value. A counter's is compared with its copy all the same.
-fn is_unwanted(exchange: &Exchange) -> bool {
+pub(super) fn is_unwanted(exchange: &Exchange) -> bool {
     exchange.done && !counts(exchange)
 }
 

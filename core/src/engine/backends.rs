@@ -32,6 +32,10 @@ use crate::{BackendId, Time};
 
 /// One backend as one worker sees it.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other"
+)]
 pub(crate) struct Backend {
     pub(super) generation: u32,
     pub(super) link: Link,
@@ -41,6 +45,8 @@ pub(crate) struct Backend {
     pub(super) receiving: Option<Receiving>,
     /// A part of a line.
     pub(super) inbox: Vec<u8>,
+    /// Whether its last value was large.
+    pub(super) sends_large: bool,
     pub(super) unsent: SendQueue,
     pub(super) gathers: [Gather; 2],
     pub(super) batches_in_flight: u64,
@@ -176,6 +182,7 @@ impl Backend {
             pipeline: VecDeque::new(),
             receiving: None,
             inbox: Vec::new(),
+            sends_large: false,
             unsent: SendQueue::default(),
             gathers: [Gather::default(), Gather::default()],
             batches_in_flight: 0,

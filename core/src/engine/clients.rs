@@ -42,6 +42,8 @@ pub(crate) struct Client {
     pub(super) asked: Option<Asked>,
     pub(super) reading: Reading,
     pub(super) unsent: SendQueue,
+    /// Whether its last payload was large.
+    pub(super) sends_large: bool,
     /// Moving average of its answers' bytes: bounds what it may have under way.
     pub(super) answer_len_average: usize,
     /// Whether bytes wait in `inbox` or in the socket because too much is under way.
@@ -151,6 +153,7 @@ impl Engine {
         client.asked = None;
         client.reading = Reading::Lines;
         client.answer_len_average = ANSWER_LEN_FIRST;
+        client.sends_large = false;
         self.clients_open += 1;
         let id = ClientId {
             index,
@@ -212,6 +215,10 @@ impl Engine {
 
     pub(super) fn on_client_data(&mut self, now: Time, id: ClientId, data: &[u8]) {
         self.counters().add(Counter::BytesRead, data.len() as u64);
+        self.take_client_data(now, id, data);
+    }
+
+    pub(super) fn take_client_data(&mut self, now: Time, id: ClientId, data: &[u8]) {
         let limits = self.parse_limits;
         let Some(client) = self.client_mut(id) else {
             return;

@@ -18,23 +18,54 @@ const TAIL_LEN_MAX: usize = 64 * 1024;
 /// Buffers that wait for their next use.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
+    /// For lines and small answers.
     free: Vec<Vec<u8>>,
+    /// For large payloads. New ones would be given pages by the kernel, one fault each.
+    large: Vec<Vec<u8>>,
+    /// Capacity of all that are in `large`.
+    large_len: usize,
 }
 
 impl Pool {
     /// More than this many free buffers are given back to the allocator.
     const FREE_MAX: usize = 64;
-    /// A larger buffer is not worth keeping: one large value would pin its size for ever.
-    const KEEP_LEN_MAX: usize = 2 * TAIL_LEN_MAX;
+    /// As much is kept for large payloads, and a single one that is larger is not: it would pin its size for ever.
+    const LARGE_LEN_MAX: usize = 4 * 1024 * 1024;
 
     fn take(&mut self) -> Vec<u8> {
         self.free.pop().unwrap_or_default()
     }
 
-    fn give(&mut self, mut buffer: Vec<u8>) {
-        if self.free.len() < Self::FREE_MAX && buffer.capacity() <= Self::KEEP_LEN_MAX {
-            buffer.clear();
-            self.free.push(buffer);
+    /// An empty buffer that `len` bytes fit into, and not many more.
+    pub(crate) fn take_large(&mut self, len: usize) -> Vec<u8> {
+        let fits = |buffer: &Vec<u8>| (len..=4 * len).contains(&buffer.capacity());
+        match self.large.iter().rposition(fits) {
+            Some(at) => {
+                let buffer = self.large.swap_remove(at);
+                self.large_len -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(len),
+        }
+    }
+
+    pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let capacity = buffer.capacity();
+        if capacity <= TAIL_LEN_MAX {
+            if capacity > 0 && self.free.len() < Self::FREE_MAX {
+                self.free.push(buffer);
+            }
+        } else if self.large_len + capacity <= Self::LARGE_LEN_MAX {
+            self.large_len += capacity;
+            self.large.push(buffer);
+        }
+    }
+
+    /// Takes back what was shared, if this is the last that holds it.
+    pub(crate) fn give_shared(&mut self, buffer: Arc<Vec<u8>>) {
+        if let Some(buffer) = Arc::into_inner(buffer) {
+            self.give(buffer);
         }
     }
 }
@@ -145,8 +176,10 @@ impl SendQueue {
                 break;
             }
             self.sent -= first_len;
-            if let Some(Segment::Owned(buffer)) = self.segments.pop_front() {
-                pool.give(buffer);
+            match self.segments.pop_front() {
+                Some(Segment::Owned(buffer)) => pool.give(buffer),
+                Some(Segment::Shared(buffer)) => pool.give_shared(buffer),
+                None => {}
             }
         }
     }
@@ -193,6 +226,28 @@ mod tests {
         queue.consume(rest, &mut pool);
         assert!(queue.is_empty());
         assert!(queue.segments.is_empty());
+    }
+
+    #[test]
+    fn large_buffers_are_used_again_by_what_is_about_as_large() {
+        const LEN: usize = 300_000;
+        let mut pool = Pool::default();
+        let mut queue = SendQueue::default();
+        let shared = Arc::new(vec![b's'; LEN]);
+        queue.take(&mut vec![b'o'; LEN], &mut pool);
+        queue.share(&shared);
+        queue.clear(&mut pool);
+        assert_eq!(pool.large.len(), 1, "the other one is still held");
+        pool.give_shared(shared);
+        assert_eq!((pool.large.len(), pool.large_len), (2, 2 * LEN));
+        assert_eq!(pool.take_large(LEN + 1).capacity(), LEN + 1);
+        assert_eq!(pool.take_large(LEN / 5).capacity(), LEN / 5);
+        assert_eq!(pool.take_large(LEN / 2).capacity(), LEN);
+        assert_eq!((pool.large.len(), pool.large_len), (1, LEN));
+        for _ in 0..100 {
+            pool.give(vec![0; LEN]);
+        }
+        assert!(pool.large_len <= Pool::LARGE_LEN_MAX);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::clients::Reading;
+use super::direct::LARGE_LEN;
 use super::exchange::{Class, ExchangeId, Form, Kind};
 use super::send_queue::QUEUE_LEN_MIN;
 use super::{ClientId, Engine, encode};
@@ -40,11 +41,14 @@ impl Engine {
             return;
         }
         let room = value_len as usize + b"\r\n".len();
-        let large = (room >= QUEUE_LEN_MIN).then(|| Vec::with_capacity(room.min(RESERVED_LEN_MAX)));
+        let is_large = room >= QUEUE_LEN_MIN;
+        let large = is_large.then(|| self.pool.take_large(room.min(RESERVED_LEN_MAX)));
         if large.is_none() {
             self.exchanges[exchange].wire.reserve(room);
         }
-        self.clients[id.index as usize].reading = Reading::Payload {
+        let client = &mut self.clients[id.index as usize];
+        client.sends_large = room >= LARGE_LEN;
+        client.reading = Reading::Payload {
             exchange,
             remaining,
             large,
@@ -110,18 +114,31 @@ impl Engine {
             self.refuse_payload(now, id, exchange, remaining, reply);
             return 0;
         }
-        self.memory_len += count as u64;
-        self.exchanges[exchange].reserved += count;
-        *remaining -= count;
         let target = match large {
             Some(large) => large,
             None => &mut self.exchanges[exchange].wire,
         };
         target.extend_from_slice(&data[..count]);
+        self.on_payload_bytes(now, id, count);
+        count
+    }
+
+    /// `count` more bytes of a payload are where they belong.
+    pub(super) fn on_payload_bytes(&mut self, now: Time, id: ClientId, count: usize) {
+        let Reading::Payload {
+            exchange,
+            remaining,
+            ..
+        } = &mut self.clients[id.index as usize].reading
+        else {
+            unreachable!("called while reading a payload");
+        };
+        self.memory_len += count as u64;
+        self.exchanges[*exchange].reserved += count;
+        *remaining -= count;
         if *remaining == 0 {
             self.on_payload(now, id);
         }
-        count
     }
 
     /// A payload is complete.
@@ -160,7 +177,9 @@ impl Engine {
     /// The payload is needed no more.
     pub(super) fn free_payload(&mut self, exchange: ExchangeId) {
         let this = &mut self.exchanges[exchange];
-        this.payload = None;
+        if let Some(payload) = this.payload.take() {
+            self.pool.give_shared(payload);
+        }
         self.memory_len -= std::mem::take(&mut this.reserved) as u64;
     }
 }

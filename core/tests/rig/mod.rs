@@ -56,8 +56,17 @@ pub(crate) struct Peer {
     unread: Vec<u8>,
 }
 
+/// Reads into the spare capacity of `room`, as far as it goes; yields how many bytes.
+fn fill(room: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    let count = bytes.len().min(room.capacity() - room.len());
+    room.extend_from_slice(&bytes[..count]);
+    count
+}
+
 /// The engine and everything around it.
 pub(crate) struct Rig {
+    /// How often bytes were read straight to their place.
+    pub(crate) filled: u32,
     pub(crate) engine: Engine,
     pub(crate) now: Time,
     pub(crate) peers: Vec<Peer>,
@@ -159,6 +168,7 @@ impl Rig {
             unread: Vec::new(),
         };
         Self {
+            filled: 0,
             engine,
             now,
             peers: config.backends.iter().map(peer).collect(),
@@ -222,15 +232,40 @@ impl Rig {
 
     /// Hands in a client's bytes and ends the turn.
     pub(crate) fn send(&mut self, client: ClientId, bytes: &[u8]) {
-        self.engine
-            .handle(self.now, Input::ClientData(client, bytes));
+        self.feed(client, bytes);
         self.run();
     }
 
     /// Hands in a client's bytes; the turn goes on.
     pub(crate) fn feed(&mut self, client: ClientId, bytes: &[u8]) {
-        self.engine
-            .handle(self.now, Input::ClientData(client, bytes));
+        let taken = self
+            .engine
+            .client_room(client)
+            .map_or(0, |room| fill(room, bytes));
+        if taken > 0 {
+            self.filled += 1;
+            self.engine
+                .handle(self.now, Input::ClientFilled(client, taken));
+        }
+        if taken < bytes.len() {
+            self.engine
+                .handle(self.now, Input::ClientData(client, &bytes[taken..]));
+        }
+    }
+
+    /// As [`Self::feed`], for what a backend says.
+    fn feed_backend(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        let room = self.engine.backend_room(connection);
+        let taken = room.map_or(0, |room| fill(room, bytes));
+        if taken > 0 {
+            self.filled += 1;
+            self.engine
+                .handle(self.now, Input::BackendFilled(connection, taken));
+        }
+        if taken < bytes.len() {
+            self.engine
+                .handle(self.now, Input::BackendData(connection, &bytes[taken..]));
+        }
     }
 
     pub(crate) fn lose_client(&mut self, client: ClientId) {
@@ -385,8 +420,7 @@ impl Rig {
                 .handle(self.now, Input::BackendLost(connection, failure)),
             Event::Data(connection, bytes) => {
                 for chunk in bytes.chunks(self.answer_chunk_len.min(bytes.len().max(1))) {
-                    self.engine
-                        .handle(self.now, Input::BackendData(connection, chunk));
+                    self.feed_backend(connection, chunk);
                 }
             }
         }

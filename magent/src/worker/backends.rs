@@ -18,7 +18,7 @@ use socket2::SockRef;
 
 use super::stream::{Received, Stream};
 use super::tls::TlsStream;
-use super::{FromWorker, SLICES, TOKEN_BACKEND, Worker};
+use super::{FromWorker, HEAD_LEN, READ_LEN, SLICES, TOKEN_BACKEND, Worker};
 use crate::auth::backend;
 use crate::tls::{self, tls_error};
 
@@ -193,34 +193,63 @@ impl Worker {
         }
     }
 
+    /// Reads once, or a little first where a large value is expected: that goes to its place then.
     pub(super) fn read_backend(&mut self, now: Time, connection: ConnectionId) {
+        let begins = self.engine.backend_is_large(connection)
+            && self.engine.backend_room(connection).is_none();
+        let len_max = if begins { HEAD_LEN } else { READ_LEN };
+        let mut more = self.read_backend_once(now, connection, len_max);
+        if more && begins {
+            more = self.read_backend_once(now, connection, READ_LEN);
+        }
+        if more {
+            self.backends_again.push(connection);
+        }
+    }
+
+    /// Whether there may be more that no edge will tell of.
+    fn read_backend_once(&mut self, now: Time, connection: ConnectionId, len_max: usize) -> bool {
         let Some(link) = &mut self.backends[connection.backend.index()] else {
-            return;
+            return false;
         };
         if link.connection != connection {
-            return;
+            return false;
         }
-        match link.stream.read(&mut self.buffers) {
-            Ok(Received { len: 0, .. }) => self.lose_backend(now, connection, Failure::Reset),
-            Ok(Received { len, more }) => {
-                if more || link.ending {
-                    self.backends_again.push(connection);
-                }
-                if link.login.is_some() {
-                    self.on_login_answer(now, connection, len);
-                    return;
-                }
-                self.fed = true;
-                let bytes = &self.buffers.plain[..len];
-                self.engine
-                    .handle(now, Input::BackendData(connection, bytes));
+        let room = if link.stream.is_plain() {
+            self.engine.backend_room(connection)
+        } else {
+            None
+        };
+        let direct = room.is_some();
+        let read = match room {
+            Some(room) => link.stream.read_to(room),
+            None => link.stream.read(&mut self.buffers, len_max),
+        };
+        let Received { len, more } = match read {
+            Ok(received) => received,
+            Err(err) if err.kind() == ErrorKind::WouldBlock => return false,
+            Err(err) if err.kind() == ErrorKind::Interrupted => return true,
+            Err(err) => {
+                self.on_backend_error(now, connection, &err);
+                return false;
             }
-            Err(err) if err.kind() == ErrorKind::WouldBlock => {}
-            Err(err) if err.kind() == ErrorKind::Interrupted => {
-                self.backends_again.push(connection);
-            }
-            Err(err) => self.on_backend_error(now, connection, &err),
+        };
+        let again = more || link.ending;
+        if len == 0 {
+            self.lose_backend(now, connection, Failure::Reset);
+            return false;
         }
+        if direct {
+            self.feed(now, Input::BackendFilled(connection, len));
+        } else if link.login.is_some() {
+            self.on_login_answer(now, connection, len);
+        } else {
+            self.fed = true;
+            let bytes = &self.buffers.plain[..len];
+            self.engine
+                .handle(now, Input::BackendData(connection, bytes));
+        }
+        again
     }
 
     pub(super) fn write_backend(&mut self, now: Time, connection: ConnectionId) {

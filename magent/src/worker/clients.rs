@@ -13,7 +13,7 @@ use mio::event::Event;
 
 use super::stream::{Received, Stream};
 use super::trouble::{TLS_HELLO, Trouble};
-use super::{SLICES, Worker};
+use super::{HEAD_LEN, READ_LEN, SLICES, Worker};
 
 /// A connected client.
 #[expect(
@@ -74,45 +74,72 @@ impl Worker {
         }
     }
 
-    /// Reads once.
+    /// Reads once, or a little first where a large payload is expected: that goes to its place then.
     pub(super) fn read_client(&mut self, now: Time, id: ClientId) {
+        let begins = self.engine.client_is_large(id) && self.engine.client_room(id).is_none();
+        let len_max = if begins { HEAD_LEN } else { READ_LEN };
+        let mut more = self.read_client_once(now, id, len_max);
+        if more && begins {
+            more = self.read_client_once(now, id, READ_LEN);
+        }
+        if more {
+            self.clients_again.push(id);
+        }
+    }
+
+    /// Whether there may be more that no edge will tell of.
+    fn read_client_once(&mut self, now: Time, id: ClientId, len_max: usize) -> bool {
         let wanted = self.engine.wants_client_data(id);
         let Some(Some(client)) = self.clients.get_mut(id.index as usize) else {
-            return;
+            return false;
         };
         if client.id != id {
-            return;
+            return false;
         }
         client.readable = true;
         if !wanted {
             // `Output::ReadClient` says when.
-            return;
+            return false;
         }
-        match client.stream.read(&mut self.buffers) {
-            Ok(Received { len: 0, .. }) => {
+        let room = if client.stream.is_plain() {
+            self.engine.client_room(id)
+        } else {
+            None
+        };
+        let direct = room.is_some();
+        let read = match room {
+            Some(room) => client.stream.read_to(room),
+            None => client.stream.read(&mut self.buffers, len_max),
+        };
+        let Received { len, more } = match read {
+            Ok(received) => received,
+            Err(err) if err.kind() == ErrorKind::WouldBlock => {
                 client.readable = false;
-                self.feed(now, Input::ClientEnd(id));
+                return false;
             }
-            Ok(Received { len, more }) => {
-                if !std::mem::replace(&mut client.spoke, true)
-                    && self.buffers.plain[..len].starts_with(TLS_HELLO)
-                {
-                    self.refuse_tls(now, id);
-                    return;
-                }
-                if more || client.ending {
-                    self.clients_again.push(id);
-                } else {
-                    client.readable = false;
-                }
-                self.fed = true;
-                self.engine
-                    .handle(now, Input::ClientData(id, &self.buffers.plain[..len]));
+            Err(err) if err.kind() == ErrorKind::Interrupted => return true,
+            Err(_) => {
+                self.feed(now, Input::ClientLost(id));
+                return false;
             }
-            Err(err) if err.kind() == ErrorKind::WouldBlock => client.readable = false,
-            Err(err) if err.kind() == ErrorKind::Interrupted => self.clients_again.push(id),
-            Err(_) => self.feed(now, Input::ClientLost(id)),
+        };
+        client.readable = len > 0 && (more || client.ending);
+        let again = client.readable;
+        if len == 0 {
+            self.feed(now, Input::ClientEnd(id));
+        } else if direct {
+            self.feed(now, Input::ClientFilled(id, len));
+        } else if !std::mem::replace(&mut client.spoke, true)
+            && self.buffers.plain[..len].starts_with(TLS_HELLO)
+        {
+            self.refuse_tls(now, id);
+            return false;
+        } else {
+            self.fed = true;
+            self.engine
+                .handle(now, Input::ClientData(id, &self.buffers.plain[..len]));
         }
+        again
     }
 
     /// It began with a TLS handshake, on a port without.

@@ -41,18 +41,46 @@ impl Buffers {
 }
 
 impl Stream {
-    /// Reads once.
+    /// Reads once, at most `len_max` bytes.
     #[inline]
-    pub(super) fn read(&mut self, buffers: &mut Buffers) -> io::Result<Received> {
+    pub(super) fn read(&mut self, buffers: &mut Buffers, len_max: usize) -> io::Result<Received> {
+        let len_max = len_max.min(buffers.plain.len());
+        let plain = &mut buffers.plain[..len_max];
         let len = match self {
-            Self::Tcp(stream) => stream.read(&mut buffers.plain)?,
-            Self::Unix(stream) => stream.read(&mut buffers.plain)?,
+            Self::Tcp(stream) => stream.read(plain)?,
+            Self::Unix(stream) => stream.read(plain)?,
             Self::Tls(stream) => return stream.read(&mut buffers.plain, &mut buffers.cipher),
         };
         Ok(Received {
             len,
-            more: len == buffers.plain.len(),
+            more: len == len_max,
         })
+    }
+
+    /// Reads once into the spare capacity of `room`. Not for TLS, whose bytes are not those of the socket: see
+    /// [`Self::is_plain`].
+    #[inline]
+    pub(super) fn read_to(&self, room: &mut Vec<u8>) -> io::Result<Received> {
+        let spare = room.capacity() - room.len();
+        let buffer = rustix::buffer::spare_capacity(room);
+        let len = match self {
+            Self::Tcp(stream) => rustix::io::read(stream, buffer)?,
+            Self::Unix(stream) => rustix::io::read(stream, buffer)?,
+            Self::Tls(_) => return Err(ErrorKind::Unsupported.into()),
+        };
+        Ok(Received {
+            len,
+            more: len == spare,
+        })
+    }
+
+    /// Whether the socket has the bytes as they are.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tls(_) => false,
+        }
     }
 
     /// Writes once.

@@ -1,0 +1,188 @@
+//! Large payloads that are read straight to their place.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod rig;
+
+use magent_core::engine::Input;
+use magent_core::stats::Counter;
+use rig::Rig;
+
+const LEN: usize = 300_000;
+
+/// A payload in which every byte tells where it belongs.
+fn payload(seed: usize) -> Vec<u8> {
+    (0..LEN)
+        .map(|at| u8::try_from((at / 251 + at + seed) % 256).unwrap())
+        .collect()
+}
+
+fn value(key: &str, bytes: &[u8]) -> Vec<u8> {
+    let head = format!("VALUE {key} 0 {}\r\n", bytes.len());
+    [head.as_bytes(), bytes, b"\r\n"].concat()
+}
+
+fn set(key: &str, bytes: &[u8]) -> Vec<u8> {
+    let head = format!("set {key} 0 0 {}\r\n", bytes.len());
+    [head.as_bytes(), bytes, b"\r\n"].concat()
+}
+
+#[track_caller]
+fn assert_nothing_left(rig: &mut Rig) {
+    rig.run();
+    assert!(rig.engine.is_drained(), "an exchange is left");
+    assert_eq!(rig.memory_len(), 0, "memory is still counted");
+}
+
+#[test]
+fn sets_in_pieces_of_any_length_reach_the_backend_whole() {
+    for piece_len in [1_000, 4_096, 65_536, 100_000, LEN + 20] {
+        let mut rig = Rig::with_nodes(1, 1);
+        let client = rig.client();
+        // The second set begins in the piece that ends the first.
+        let requests = [
+            set("a", &payload(1)),
+            set("b", &payload(2)),
+            b"get a b\r\n".to_vec(),
+        ]
+        .concat();
+        for piece in requests.chunks(piece_len) {
+            rig.send(client, piece);
+        }
+        let stored = b"STORED\r\nSTORED\r\n".to_vec();
+        let expected = [
+            stored,
+            value("a", &payload(1)),
+            value("b", &payload(2)),
+            b"END\r\n".to_vec(),
+        ];
+        assert_eq!(rig.got_bytes(client), expected.concat(), "{piece_len}");
+        let whole = piece_len > LEN;
+        assert!(
+            whole || rig.filled > 1,
+            "{piece_len}: nothing was read to its place"
+        );
+        rig.lose_client(client);
+        assert_nothing_left(&mut rig);
+    }
+}
+
+#[test]
+fn requests_that_were_read_behind_a_payload_are_answered() {
+    let mut rig = Rig::with_nodes(1, 0);
+    let client = rig.client();
+    rig.send(client, &set("a", &payload(1)));
+    assert_eq!(rig.got(client), "STORED\r\n");
+    // The buffer of the first set is used again: it has room for more than the second.
+    let smaller = &payload(2)[..LEN - 1_000];
+    let requests = [&set("b", smaller)[..], b"get b\r\nmn\r\nver"].concat();
+    rig.send(client, &requests[..5_000]);
+    rig.send(client, &requests[5_000..]);
+    assert_eq!(rig.filled, 1);
+    let stored = b"STORED\r\n".to_vec();
+    let expected = [stored, value("b", smaller), b"END\r\nMN\r\n".to_vec()];
+    assert_eq!(rig.got_bytes(client), expected.concat());
+    rig.send(client, b"sion\r\n");
+    assert!(rig.got(client).starts_with("VERSION "));
+}
+
+#[test]
+fn values_in_pieces_of_any_length_reach_the_client_whole() {
+    for piece_len in [1_000, 4_096, 65_536, 100_000, LEN - 5, LEN + 20] {
+        let mut rig = Rig::new(1, 0);
+        let client = rig.client();
+        rig.send(client, b"get a b c\r\nget d\r\n");
+        assert_eq!(rig.sent(0), "get a b c d\r\n");
+        let values = [
+            value("a", &payload(1)),
+            value("b", b"small"),
+            value("c", &payload(3)),
+        ]
+        .concat();
+        let answer = [&values[..], &value("d", &payload(4)), b"END\r\n"].concat();
+        for piece in answer.chunks(piece_len) {
+            rig.answer(0, piece);
+        }
+        let expected = [
+            &values[..],
+            b"END\r\n",
+            &value("d", &payload(4)),
+            b"END\r\n",
+        ]
+        .concat();
+        assert_eq!(rig.got_bytes(client), expected, "{piece_len}");
+        let nearly_whole = piece_len > LEN - 10;
+        assert!(
+            nearly_whole || rig.filled > 0,
+            "{piece_len}: nothing was read to its place"
+        );
+        rig.lose_client(client);
+        assert_nothing_left(&mut rig);
+    }
+}
+
+#[test]
+fn a_value_without_its_line_end_reaches_nobody() {
+    let mut rig = Rig::new(1, 1);
+    let client = rig.client();
+    rig.send(client, b"get k\r\n");
+    let mut answer = value("k", &payload(0));
+    let end = answer.len() - 1;
+    answer[end] = b'x';
+    rig.answer(0, &answer[..5_000]);
+    rig.answer(0, &answer[5_000..]);
+    assert!(rig.filled > 0, "nothing was read to its place");
+    assert_eq!(rig.got(client), "");
+    assert_eq!(rig.count(Counter::Desyncs), 1);
+    rig.answer(1, b"END\r\n");
+    assert_eq!(rig.got(client), "END\r\n");
+    rig.lose_client(client);
+    assert_nothing_left(&mut rig);
+}
+
+#[test]
+fn a_client_that_goes_in_the_middle_leaves_nothing() {
+    let mut rig = Rig::new(1, 0);
+    let (uploads, downloads) = (rig.client(), rig.client());
+    rig.send(uploads, &set("k", &payload(0))[..5_000]);
+    rig.send(uploads, &payload(0)[..50_000]);
+    rig.send(downloads, b"get k\r\n");
+    assert_eq!(rig.sent(0), "get k\r\n");
+    let answer = [value("k", &payload(0)), b"END\r\n".to_vec()].concat();
+    rig.answer(0, &answer[..5_000]);
+    rig.answer(0, &answer[5_000..50_000]);
+    assert_eq!(rig.filled, 2, "one of each");
+    rig.lose_client(uploads);
+    rig.lose_client(downloads);
+    rig.answer(0, &answer[50_000..]);
+    assert_eq!(rig.filled, 2, "what nobody wants is not kept");
+    assert_nothing_left(&mut rig);
+}
+
+#[test]
+fn no_room_is_lent_beyond_the_memory() {
+    let mut rig = Rig::with_limits(1, 0, |limits| limits.memory_max = 16 << 20);
+    let clients: Vec<_> = (0..80).map(|_| rig.client()).collect();
+    for &client in &clients {
+        for piece in set("k", &payload(0))[..290_000].chunks(50_000) {
+            rig.send(client, piece);
+        }
+    }
+    assert!(rig.memory_len() <= 16 << 20, "{}", rig.memory_len());
+    assert!(rig.count(Counter::MemoryRefusals) > 0);
+    for &client in &clients {
+        rig.lose_client(client);
+    }
+}
+
+#[test]
+fn what_is_small_is_not_lent_room() {
+    let mut rig = Rig::new(1, 0);
+    let client = rig.client();
+    rig.send(client, b"set k 0 0 5000\r\n");
+    assert!(rig.engine.client_room(client).is_none());
+    rig.send(client, &[b'x'; 5_000]);
+    rig.send(client, b"\r\n");
+    assert_eq!(rig.filled, 0);
+    assert!(!rig.engine.client_is_large(client));
+    rig.engine.handle(rig.now, Input::ClientLost(client));
+}
