@@ -38,6 +38,8 @@ pub enum Shape {
     Hangs,
     /// The proxy is killed while the primary is away.
     Away,
+    /// Many clients of one worker share their gets, and connections are lost with these unanswered.
+    Crowd,
 }
 
 impl Shape {
@@ -53,6 +55,7 @@ impl Shape {
             Self::Silences => " silences",
             Self::Hangs => " hangs",
             Self::Away => " away",
+            Self::Crowd => " crowd",
         }
     }
 }
@@ -69,6 +72,7 @@ impl Options {
             71..=74 => self.silences(rng),
             75..=80 => self.hangs(rng),
             81..=85 => self.away(rng),
+            86..=90 => self.crowd(rng),
             _ => self,
         }
     }
@@ -245,6 +249,59 @@ impl Options {
         }
     }
 
+    /// Many clients of one worker ask for the same few keys, and write them in between, while a slow backend has
+    /// earlier gets to answer: most gets share a batch. Connections are lost with such batches unanswered, or
+    /// answered in part.
+    fn crowd(self, rng: &mut Rng) -> Self {
+        let chunks = rng.pick(&[Chunks::Whole, Chunks::Parts, Chunks::Bytes]);
+        // In both cases earlier gets are in flight most of the time.
+        let (latency_us_max, serve_us_max) = match chunks {
+            Chunks::Whole => (50, 1_000),
+            Chunks::Parts | Chunks::Bytes => (2_000, 20),
+        };
+        Self {
+            proxies: 1,
+            workers: 1,
+            primaries: 1,
+            backups: rng.pick(&[0, 1, 1]),
+            clients: rng.len_between(8, 20),
+            requests: 120,
+            depth_max: rng.pick(&[1, 4, 8]),
+            keys: rng.pick(&[2, 3, 5]),
+            counting: false,
+            locking: false,
+            private: false,
+            faults: Faults::OneVictim,
+            flapping: false,
+            kills: false,
+            evicting: false,
+            flushed_by_others: false,
+            shape: Shape::Crowd,
+            fault_count: rng.len_between(2, 12),
+            busy_ms: rng.pick(&[60, 150]),
+            chunks,
+            latency_us_max,
+            serve_us_max,
+            lag_us_max: 50,
+            large_percent: 0,
+            meta_percent: rng.pick(&[0, 20]),
+            read_percent: rng.pick(&[50, 80]),
+            flush_per_mille: 0,
+            disconnect_per_mille: rng.pick(&[0, 10]),
+            limits: Limits {
+                fail_ms: 200,
+                request_ms: 1_000,
+                probe_delay_ms_min: 1,
+                probe_delay_ms_max: 20,
+                gather_keys_max: rng.pick(&[3, 100]),
+                gather_us: 10_000,
+                gather_answer_len: rng.pick(&[64, 16_384]),
+                ..self.limits
+            },
+            ..self
+        }
+    }
+
     /// The primary is silent for a while and then goes on: reads are hedged. Its backup has not everything, and
     /// yet nothing is missed.
     fn silences(self, rng: &mut Rng) -> Self {
@@ -346,7 +403,7 @@ impl World {
         }
         // A primary that has never been away is read, so its first failure is the one that matters.
         let victim = match self.options.shape {
-            Shape::Rush | Shape::Late => 0,
+            Shape::Rush | Shape::Late | Shape::Crowd => 0,
             Shape::Plain
             | Shape::Handover
             | Shape::Overwrites
@@ -372,6 +429,7 @@ impl World {
                 }
                 Shape::Hangs => self.plan_hang(begins),
                 Shape::Away => self.plan_away(begins),
+                Shape::Crowd => self.plan_crowd(begins),
             };
             for (backend, fault, begins, lasts) in planned {
                 self.schedule_fault(backend, fault, begins, lasts);
@@ -402,6 +460,19 @@ impl World {
             self.draw_fault()
         };
         vec![(backend, fault, begins, self.any_length())]
+    }
+
+    /// The connection that everybody shares goes, now and then with the process.
+    fn plan_crowd(&mut self, begins: u64) -> Vec<Planned> {
+        let fault = self.rng.pick(&[
+            Fault::ResetOne,
+            Fault::Reset,
+            Fault::Reset,
+            Fault::Sever,
+            Fault::CrashWarm,
+            Fault::CrashEmpty,
+        ]);
+        vec![(0, fault, begins, self.rng.between(500, 5_000))]
     }
 
     /// Mostly the first one goes for a moment.
