@@ -24,6 +24,7 @@ mod both_dead;
 mod clients;
 mod differential;
 mod discovery;
+mod gathering;
 mod harness;
 mod healing;
 mod known_failures;
