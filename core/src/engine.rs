@@ -287,6 +287,8 @@ pub struct Engine {
 
     pool: Pool,
     batch_pool: Vec<Vec<ExchangeId>>,
+    /// Batches for which clients took turns (`gather`).
+    turns_taken: u64,
     /// Holds one line while it is made.
     scratch: Vec<u8>,
     /// Holds what was read behind a payload.
@@ -364,6 +366,7 @@ impl Engine {
             held: Vec::new(),
             pool: Pool::default(),
             batch_pool: Vec::new(),
+            turns_taken: 0,
             scratch: Vec::new(),
             behind: Vec::new(),
             dirty_clients: Vec::new(),

@@ -415,3 +415,43 @@ fn who_does_not_read_his_value_holds_nobody_of_his_batch() {
     assert_eq!(rig.got(next), MISS);
     assert_nothing_left(rig, &[clients, vec![next]].concat());
 }
+
+/// A thousand keys of one client take ten batches; a get of another client goes with one of the next, not behind
+/// all of them.
+#[test]
+fn a_single_get_does_not_wait_for_all_keys_of_a_long_one() {
+    let mut rig = Rig::new(1, 0);
+    let greedy = rig.client();
+    // The client is known for small answers: all of its keys may be under way.
+    for _ in 0..100 {
+        rig.send(greedy, b"get warm\r\n");
+        rig.answer(0, MISS.as_bytes());
+    }
+    rig.got(greedy);
+    rig.sent(0);
+    let keys: Vec<String> = (0..1_000).map(|n| format!("k{n}")).collect();
+    rig.feed(greedy, format!("get {}\r\n", keys.join(" ")).as_bytes());
+    let single = asks(&mut rig, "single");
+    rig.run();
+    let mut lines = Vec::new();
+    loop {
+        let sent = rig.sent(0);
+        if sent.is_empty() {
+            break;
+        }
+        lines.extend(sent.lines().map(str::to_owned));
+        rig.answer(0, MISS.repeat(sent.lines().count()).as_bytes());
+    }
+    let with_single = lines.iter().position(|line| line.contains(" single"));
+    let before = with_single.unwrap();
+    assert!(
+        before <= 1,
+        "{before} batches of the other client were first"
+    );
+    let words = lines.iter().flat_map(|line| line.split(' ').skip(1));
+    let of_greedy: Vec<&str> = words.filter(|&key| key != "single").collect();
+    assert_eq!(of_greedy, keys, "his own keys stay in order");
+    assert_eq!(rig.got(greedy), MISS);
+    assert_eq!(rig.got(single), MISS);
+    assert_nothing_left(rig, &[greedy, single]);
+}

@@ -53,6 +53,8 @@ pub(crate) struct Client {
     /// Whether the client has sent its last byte.
     pub(super) ended: bool,
     pub(super) dirty: bool,
+    /// The last batch in which it had its turn (`gather`).
+    pub(super) turn: u64,
 }
 
 /// What a client speaks, for as long as it is connected: its first byte tells.

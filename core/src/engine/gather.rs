@@ -9,6 +9,8 @@
 //!
 //! - A key waits for a batch only if no write of it was sent behind its arrival (`Engine::send_to` lets all
 //!   batches leave first).
+//! - Keys of one client leave in the order in which it asked for them; among clients they take turns
+//!   ([`Engine::take_turns`]).
 //! - Values come in the order of a batch's keys, so a batch is answered by walking along it (`answers`).
 //!
 //! Not here: what the answers mean (`answers`), whom a key is asked of (`reads`).
@@ -19,6 +21,9 @@ use super::exchange::ExchangeId;
 use crate::proto::GetVerb;
 use crate::stats::Counter;
 use crate::{BackendId, Time};
+
+/// So many of the keys that wait are looked at when clients take turns: as many as one client may have under way.
+const TURNS_LOOKED_AT_MAX: usize = 1_024;
 
 impl Engine {
     /// Lets a key wait for the next batch.
@@ -111,7 +116,46 @@ impl Engine {
         backend.batches_in_flight < limits.gather_batches_max && (full || large || late)
     }
 
+    /// More keys wait than a batch holds: the oldest of each client comes first, so that nobody waits behind all
+    /// that another has asked for. Each client's own keys stay in order.
+    fn take_turns(&mut self, id: BackendId, verb: usize) {
+        let mut later = self.batch_pool.pop().unwrap_or_default();
+        self.turns_taken += 1;
+        let Self {
+            backends,
+            exchanges,
+            clients,
+            limits,
+            turns_taken,
+            ..
+        } = self;
+        let keys = &mut backends[id.index()].gathers[verb].keys;
+        let looked_at = keys.len().min(TURNS_LOOKED_AT_MAX);
+        let keys = &mut keys.make_contiguous()[..looked_at];
+        let (mut first_count, mut end) = (0, 0);
+        while end < keys.len() && (first_count as u64) < limits.gather_keys_max {
+            let key = keys[end];
+            let is_first = exchanges[key].client.is_none_or(|client| {
+                let turn = &mut clients[client.index as usize].turn;
+                std::mem::replace(turn, *turns_taken) != *turns_taken
+            });
+            if is_first {
+                keys[first_count] = key;
+                first_count += 1;
+            } else {
+                later.push(key);
+            }
+            end += 1;
+        }
+        keys[first_count..end].copy_from_slice(&later);
+        self.recycle_batch(later);
+    }
+
     pub(super) fn send_batch(&mut self, now: Time, id: BackendId, verb: usize) {
+        let waiting = self.backends[id.index()].gathers[verb].keys.len();
+        if waiting as u64 > self.limits.gather_keys_max {
+            self.take_turns(id, verb);
+        }
         let Self {
             backends,
             exchanges,
