@@ -186,6 +186,23 @@ fn batches_in_flight_are_asked_elsewhere_as_one() {
     assert_nothing_left(rig, &clients);
 }
 
+/// The write had gone to both copies at once, and what the get should have seen is nowhere any more. See the limits
+/// of the promises in docs/failover.md.
+#[test]
+fn a_get_that_is_asked_again_may_see_the_write_behind_it() {
+    let mut rig = Rig::new(1, 1);
+    let client = rig.client();
+    rig.send(client, b"get k\r\nset k 0 0 1\r\n2\r\nget k\r\n");
+    assert_eq!(rig.sent(1), "set k 0 0 1\r\n2\r\n");
+    rig.answer(1, b"STORED\r\n");
+    rig.kill(0);
+    // Both gets, and never one value for the second that is older than that of the first.
+    assert_eq!(rig.sent(1), "get k k\r\n");
+    let value = value("k", "2");
+    rig.answer(1, format!("{value}{value}END\r\n").as_bytes());
+    assert_eq!(rig.got(client), hit("k", "2"));
+}
+
 // -- Clients that leave --
 
 /// When a client leaves.
