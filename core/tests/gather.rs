@@ -104,6 +104,37 @@ fn a_write_closes_the_batch_that_holds_its_key() {
     }
 }
 
+/// A later read may not be answered with what is older.
+#[test]
+fn reads_of_a_key_keep_their_order_whatever_they_are() {
+    for reads in [
+        ["gets k\r\n", "get k\r\n"],
+        ["get k\r\n", "gets k\r\n"],
+        ["get k\r\n", "mg k v\r\n"],
+        ["gets k\r\n", "mg k v\r\n"],
+        ["mg k v\r\n", "get k\r\n"],
+    ] {
+        let mut rig = Rig::new(1, 0);
+        ask_together(&mut rig, &["busy"]);
+        let client = rig.client();
+        rig.feed(client, b"get x\r\n");
+        rig.feed(client, reads.concat().as_bytes());
+        rig.run();
+        let mut sent = rig.sent(0);
+        // What has not left yet leaves when this is answered.
+        for _ in 0..sent.lines().count() + 1 {
+            rig.answer(0, MISS.as_bytes());
+            sent += &rig.sent(0);
+        }
+        let at = reads.map(|read| {
+            let (verb, key) = read.trim_end().split_once(' ').unwrap();
+            let line = |line: &str| line.starts_with(&format!("{verb} ")) && line.contains(key);
+            sent.lines().position(line).unwrap()
+        });
+        assert!(at[0] < at[1], "{reads:?} left as {sent:?}");
+    }
+}
+
 #[test]
 fn get_set_get_in_one_packet_sees_old_then_new() {
     let mut rig = Rig::new(1, 0);
@@ -183,8 +214,8 @@ fn every_occurrence_of_a_key_is_asked_and_answered() {
     let mut rig = Rig::new(1, 0);
     let [many, one, cas] = [rig.client(), rig.client(), rig.client()];
     rig.feed(many, b"get k k x k\r\n");
-    rig.feed(cas, b"gets k k\r\n");
     rig.feed(one, b"get k\r\n");
+    rig.feed(cas, b"gets k k\r\n");
     rig.run();
     let line = rig.sent(0);
     assert_eq!(line, "get k k x k k\r\n", "the gets leave when it has come");

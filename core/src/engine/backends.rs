@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use super::exchange::{ExchangeId, Form, Verdict};
+use super::exchange::{ExchangeId, Exchanges, Form, Verdict};
 use super::explicit::{self, Sent};
 use super::hedge::Gaps;
 use super::remembered::Remembered;
@@ -145,6 +145,12 @@ pub(super) struct Gather {
     pub(super) len: usize,
 }
 
+impl Gather {
+    pub(super) fn holds(&self, hash: u64, exchanges: &Exchanges) -> bool {
+        self.keys.iter().any(|&key| exchanges[key].hash == hash)
+    }
+}
+
 /// Which batches leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
@@ -228,10 +234,10 @@ impl Backend {
         matches!(self.link, Link::Connecting | Link::Verifying) || !self.pipeline.is_empty()
     }
 
-    fn holds_gathered(&self, hash: u64, exchanges: &super::exchange::Exchanges) -> bool {
+    fn holds_gathered(&self, hash: u64, exchanges: &Exchanges) -> bool {
         self.gathers
             .iter()
-            .any(|gather| gather.keys.iter().any(|&key| exchanges[key].hash == hash))
+            .any(|gather| gather.holds(hash, exchanges))
     }
 }
 
@@ -471,14 +477,9 @@ impl Engine {
         other: Option<(&[u8], bool)>,
     ) {
         let hash = self.exchanges[exchange].hash;
-        let overtakes = match leg {
-            Leg::Read => false,
-            // flush_all concerns every key.
-            Leg::Broadcast => true,
-            Leg::Authority | Leg::Follower | Leg::Mend => {
-                self.backends[id.index()].holds_gathered(hash, &self.exchanges)
-            }
-        };
+        // flush_all concerns every key.
+        let overtakes = leg == Leg::Broadcast
+            || self.backends[id.index()].holds_gathered(hash, &self.exchanges);
         if overtakes && !self.breaks.has(Break::BatchBeforeWrite) {
             self.send_batches(now, id, Leave::All);
         }

@@ -32,8 +32,13 @@ impl Engine {
         if self.backends[id.index()].suspect {
             self.drop_answered(id, verb);
         }
-        let alone = self.exchanges[exchange].alone;
-        if alone {
+        let (alone, hash) = (
+            self.exchanges[exchange].alone,
+            self.exchanges[exchange].hash,
+        );
+        let other = &self.backends[id.index()].gathers[1 - gather_index(verb)];
+        // A later read must not be answered with what is older.
+        if alone || other.holds(hash, &self.exchanges) {
             self.send_batches(now, id, Leave::All);
         }
         self.exchanges.retain(exchange);
