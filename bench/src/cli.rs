@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::goals;
+use crate::growth::Dimension;
 use crate::hot_path::{PATHS, Path};
 use crate::measure::Timing;
 use crate::peer::{PLACEHOLDERS, Peer};
@@ -27,6 +29,10 @@ pub(crate) enum Task {
     /// Start memcacheds and proxies, run workloads on each in turn, print medians and ratios
     #[command(after_help = compare_help())]
     Compare(Box<CompareArgs>),
+    /// Hold magent against its goals: the table of goals, measured beside nutcracker and memcached
+    Table(TableArgs),
+    /// How the cost of a request grows with backends, connections, value length and workers
+    Growth(GrowthArgs),
     /// Run one workload against anything that speaks memcached's protocol
     #[command(after_help = workload::help())]
     Load(LoadArgs),
@@ -77,35 +83,16 @@ pub(crate) struct CompareArgs {
     /// The peer that ratios are taken to
     #[arg(long, value_name = "NAME", default_value = "nutcracker")]
     pub(crate) baseline: String,
-    /// Rounds; in each every peer runs once
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// Measured time of a run
-    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
-    seconds: f64,
-    /// Time before each run that does not count
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.3, value_parser = parse_seconds)]
-    warm_up: f64,
-    /// 3 runs of 0.5 seconds: for a first look, not for figures to quote
-    #[arg(long, conflicts_with_all = ["runs", "seconds"])]
-    quick: bool,
     /// memcacheds to start
     #[arg(long, value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) backends: u32,
-    /// Leave the placement on CPUs to the scheduler. Otherwise the proxy has the last CPU to
-    /// itself and the generator and the memcacheds share the others
-    #[arg(long)]
-    pub(crate) no_pin: bool,
-    /// The magent to measure [default: magent beside this program]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) magent: Option<PathBuf>,
-    /// The nutcracker to measure
-    #[arg(long, value_name = "PATH", default_value = "nutcracker")]
-    pub(crate) nutcracker: PathBuf,
-    /// The memcached behind the proxies
-    #[arg(long, value_name = "PATH", default_value = "memcached")]
-    pub(crate) memcached: PathBuf,
+    /// memcacheds beside them, for a peer whose command has {-b}
+    #[arg(long, value_name = "N", default_value_t = BACKUPS,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) backups: u32,
+    #[command(flatten)]
+    pub(crate) setup: Setup,
     /// Write every run and all medians and ratios
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -137,7 +124,91 @@ impl CompareArgs {
             .map(|workload| self.shape.apply(workload))
             .collect()
     }
+}
 
+#[derive(Args, Debug)]
+pub(crate) struct TableArgs {
+    /// Only the rows of these workloads [default: all]
+    #[arg(long = "workload", value_name = "NAME", num_args = 1.., value_delimiter = ',',
+        value_parser = goals::parse_workload)]
+    pub(crate) workloads: Vec<&'static str>,
+    /// Connections held idle; fewer if the limit on open files allows no more
+    #[arg(long, value_name = "N", default_value_t = workload::IDLE.connections,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) idle: u32,
+    /// Write the table as markdown
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Draw the ratios
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write the table, every run and all medians and ratios
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Fail if a goal is missed
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GrowthArgs {
+    /// What grows [default: each in turn]
+    #[arg(long = "dimension", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub(crate) dimensions: Vec<Dimension>,
+    /// Leave out points above this: so many backends, connections, bytes or workers
+    #[arg(long, value_name = "N")]
+    pub(crate) up_to: Option<u32>,
+    /// What to measure
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_built_in,
+        default_value = "magent,nutcracker")]
+    pub(crate) peers: Vec<Peer>,
+    /// Write the table as markdown
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Draw it, a panel for each series
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Write the table and every run
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+}
+
+/// How things are measured, whatever is measured.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "How to measure")]
+pub(crate) struct Setup {
+    /// Rounds; in each every peer runs once
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Measured time of a run
+    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
+    seconds: f64,
+    /// Time before each run that does not count
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.3, value_parser = parse_seconds)]
+    warm_up: f64,
+    /// 3 runs of 0.5 seconds: for a first look, not for figures to quote
+    #[arg(long, conflicts_with_all = ["runs", "seconds"])]
+    quick: bool,
+    /// Leave the placement on CPUs to the scheduler. Otherwise the proxy has the last CPU to
+    /// itself and the generator and the memcacheds share the others
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// The magent to measure [default: magent beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) magent: Option<PathBuf>,
+    /// The nutcracker to measure
+    #[arg(long, value_name = "PATH", default_value = "nutcracker")]
+    pub(crate) nutcracker: PathBuf,
+    /// The memcached behind the proxies
+    #[arg(long, value_name = "PATH", default_value = "memcached")]
+    pub(crate) memcached: PathBuf,
+}
+
+impl Setup {
     pub(crate) fn runs(&self) -> u32 {
         if self.quick { 3 } else { self.runs }
     }
@@ -234,6 +305,9 @@ impl Shape {
     }
 }
 
+/// memcacheds that keep second copies, where there are any: three primaries have two.
+pub(crate) const BACKUPS: u32 = 2;
+
 fn timing(warm_up: f64, measured: f64) -> Timing {
     let [warm_up, measured] = [warm_up, measured].map(Duration::from_secs_f64);
     Timing { warm_up, measured }
@@ -303,7 +377,7 @@ mod tests {
             ["get", "mixed"]
         );
         assert!(workloads.iter().all(|row| row.depth == 4));
-        assert_eq!((args.runs(), args.peers().len()), (3, 1));
+        assert_eq!((args.setup.runs(), args.peers().len()), (3, 1));
     }
 
     #[test]

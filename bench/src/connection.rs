@@ -11,11 +11,16 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use rustls::ClientConnection;
 
 use crate::keys::{Keys, Share};
@@ -35,32 +40,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to `target`, to ask for the keys of `share`.
-    ///
-    /// It waits for the connection: thousands begun at once would overflow the listener's queue,
-    /// and then a handshake is repeated after a second.
-    pub(crate) fn open(
-        target: SocketAddr,
-        transport: Transport,
+    /// The client at the end of `stream`, who asks for the keys of `share`.
+    pub(crate) fn new(
+        stream: TcpStream,
+        tls: Option<Box<ClientConnection>>,
         share: Share,
         registry: &Registry,
         token: Token,
     ) -> Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&target, CONNECT_MAX)
-            .with_context(|| format!("connect to {target}"))?;
-        stream.set_nodelay(true)?;
-        let tls = match transport {
-            Transport::Plain => None,
-            Transport::Tls => {
-                let mut tls = tls::connection()?;
-                tls.set_buffer_limit(None);
-                stream.set_read_timeout(Some(CONNECT_MAX))?;
-                while tls.is_handshaking() {
-                    tls.complete_io(&mut stream).context("TLS handshake")?;
-                }
-                Some(Box::new(tls))
-            }
-        };
         stream.set_nonblocking(true)?;
         let mut stream = mio::net::TcpStream::from_std(stream);
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
@@ -185,5 +172,78 @@ impl Connection {
     }
 }
 
+/// Connects client `number` to `target`.
+///
+/// It waits for the connection: thousands begun at once would overflow the listener's queue, and
+/// then a handshake is repeated after a second.
+pub(crate) fn connect(target: SocketAddr, number: u32) -> Result<TcpStream> {
+    let source = number / CONNECTIONS_PER_SOURCE;
+    let stream = match (target, u8::try_from(source)) {
+        (SocketAddr::V4(v4), Ok(source @ 1..)) if v4.ip().is_loopback() => {
+            connect_from(Ipv4Addr::new(127, 0, 0, 1 + source), v4)
+        }
+        _ => TcpStream::connect_timeout(&target, CONNECT_MAX).map_err(Into::into),
+    };
+    let stream = stream.with_context(|| format!("connect to {target}"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Connects from another loopback address. With half of the ports of one address in use, the
+/// kernel takes milliseconds to find a free one.
+fn connect_from(source: Ipv4Addr, target: SocketAddrV4) -> Result<TcpStream> {
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let limit = TimeVal::new(CONNECT_MAX.as_secs().try_into()?, 0);
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    // Else the port would be chosen here, and not be one that an ended connection still holds.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    let source = SocketAddrV4::new(source, 0);
+    bind(socket.as_raw_fd(), &SockaddrIn::from(source))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn::from(target))?;
+    Ok(socket.into())
+}
+
+/// Speaks TLS on `stream`, if that is what `transport` says.
+pub(crate) fn handshake(
+    transport: Transport,
+    stream: &mut TcpStream,
+) -> Result<Option<Box<ClientConnection>>> {
+    if transport == Transport::Plain {
+        return Ok(None);
+    }
+    let mut tls = tls::connection()?;
+    tls.set_buffer_limit(None);
+    stream.set_read_timeout(Some(CONNECT_MAX))?;
+    while tls.is_handshaking() {
+        tls.complete_io(stream).context("TLS handshake")?;
+    }
+    Ok(Some(Box::new(tls)))
+}
+
+/// Clients of one loopback address; the rest use the next ones.
+const CONNECTIONS_PER_SOURCE: u32 = 5_000;
+
 /// Longest wait for one connection: a full accept queue costs a second per try.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn thousands_of_clients_have_several_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        for (number, source) in [(0, 1), (4_999, 1), (5_000, 2), (19_999, 4)] {
+            let stream = connect(target, number).unwrap();
+            let source = Ipv4Addr::new(127, 0, 0, source);
+            assert_eq!(stream.local_addr().unwrap().ip(), source, "{number}");
+        }
+    }
+}

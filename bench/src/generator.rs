@@ -19,6 +19,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::connection::Connection;
+use crate::connection::{self, Connection};
 use crate::interrupt;
 use crate::keys::{Keys, Share};
 use crate::wire::{Answer, Command, Request};
@@ -81,6 +82,13 @@ impl Tally {
         }
     }
 
+    /// Takes over what went wrong in `other`, but none of its figures.
+    pub(crate) fn blame(&mut self, other: Self) {
+        self.misses += other.misses;
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+
     /// Requests per second.
     pub(crate) fn throughput(&self) -> f64 {
         self.requests as f64 / self.elapsed.as_secs_f64()
@@ -125,12 +133,13 @@ impl Generator {
                 share.count()
             );
             let token = Token(connections.len());
-            let connection =
-                Connection::open(target, workload.transport, share, poll.registry(), token)?;
+            let mut stream = connection::connect(target, number)?;
+            let tls = connection::handshake(workload.transport, &mut stream)?;
+            let connection = Connection::new(stream, tls, share, poll.registry(), token)?;
             connections.push(connection);
         }
         let pacer = match workload.pace {
-            Pace::Closed => None,
+            Pace::Closed | Pace::Never => None,
             Pace::Rate(rate) => Some(Pacer::new(rate, workload, &poll)?),
             Pace::HalfOfBaseline => bail!("{} needs a rate", workload.name),
         };
@@ -167,6 +176,20 @@ impl Generator {
 
     /// Waits for the answers of what is in flight and checks them too.
     pub(crate) fn finish(mut self) -> Result<Tally> {
+        self.drain()
+    }
+
+    /// Has every connection of `which` ask once, all at the same time, and waits for the answers.
+    pub(crate) fn ask_once(&mut self, which: Range<usize>) -> Result<Tally> {
+        self.last_answer_ns = self.now_ns();
+        for index in which {
+            self.push(index, self.now_ns());
+            self.connections[index].flush()?;
+        }
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Result<Tally> {
         let start = Instant::now();
         let mut tally = Tally::new();
         while self.in_flight() > 0 {
@@ -395,7 +418,8 @@ const SCRATCH_LEN: usize = 256 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
 
     /// A listener whose kernel accepts connections and that never answers.
     fn mute() -> (TcpListener, SocketAddr) {
@@ -427,6 +451,31 @@ mod tests {
                 .all(|connection| connection.waiting().len() == 4)
         );
         assert_eq!((tally.requests, tally.latency.len()), (0, 0));
+    }
+
+    #[test]
+    fn asking_once_leaves_nothing_in_flight() {
+        let (listener, address) = mute();
+        let workload = workload(1, Pace::Never);
+        let mut generator = Generator::connect(&workload, &[address]).unwrap();
+        let answer_one = |mut stream: TcpStream| {
+            let mut byte = [0];
+            while byte != *b"\n" {
+                stream.read_exact(&mut byte).unwrap();
+            }
+            stream.write_all(b"END\r\n").unwrap();
+            stream
+        };
+        let server = std::thread::spawn(move || {
+            let streams = (0..3).map(|_| listener.accept().unwrap().0);
+            streams.map(answer_one).collect::<Vec<_>>()
+        });
+        let tally = generator.ask_once(0..3).unwrap();
+        assert_eq!(
+            (tally.requests, tally.misses, generator.in_flight()),
+            (3, 3, 0)
+        );
+        server.join().unwrap();
     }
 
     #[test]

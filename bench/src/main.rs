@@ -1,18 +1,25 @@
 //! Load generator and side-by-side comparison of memcached proxies.
 //!
 //! ```text
-//! main -> compare ──> process, peer      backends and proxies as children
-//!              │ └──> report, stats      medians, ratios, tables
-//!              └────> measure ──> meter      CPU and memory from /proc
-//!                             └──> generator ──> connection ──> wire, keys
+//! main -> compare, table -> goals, growth      what is compared with what
+//!          │ └──> report, stats, chart          medians, ratios, tables, drawings
+//!          └────> arena ──> process, peer       backends and proxies as children
+//!                  └──────> measure ──> meter      CPU and memory from /proc
+//!                                   └──> generator ──> connection ──> wire, keys
 //! ```
 //!
 //! How to read the figures is in README.md.
 
+mod arena;
+mod chart;
 mod cli;
 mod compare;
 mod connection;
+mod environment;
 mod generator;
+mod goals;
+mod grid;
+mod growth;
 mod hot_path;
 mod interrupt;
 mod keys;
@@ -23,6 +30,7 @@ mod preload;
 mod process;
 mod report;
 mod stats;
+mod table;
 mod tls;
 mod wire;
 mod workload;
@@ -32,7 +40,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
-use cli::{Cli, CompareArgs, InstructionsArgs, LoadArgs, Task};
+use cli::{Cli, InstructionsArgs, LoadArgs, Task};
 use hot_path::PATHS;
 use measure::Target;
 use workload::Pace;
@@ -43,7 +51,9 @@ fn main() -> ExitCode {
         eprintln!("bench: a debug build: its generator is too slow for figures, use --release");
     }
     let done = interrupt::catch().and_then(|()| match &cli.command {
-        Task::Compare(args) => compare(args),
+        Task::Compare(args) => compare::compare(args),
+        Task::Table(args) => table::table(args),
+        Task::Growth(args) => growth::growth(args),
         Task::Load(args) => load(args),
         Task::Instructions(args) => instructions(args),
         Task::HotPath(args) => args.path.run(args.rounds),
@@ -55,40 +65,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn compare(args: &CompareArgs) -> Result<()> {
-    let peers: Vec<String> = args.peers().into_iter().map(|peer| peer.name).collect();
-    let mut sorted = peers.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    ensure!(
-        sorted.len() == peers.len(),
-        "two peers with one name in {}",
-        peers.join(", ")
-    );
-    if args.assert_max.is_some() {
-        ensure!(
-            peers.contains(&args.baseline),
-            "--assert-max needs the peer {}",
-            args.baseline
-        );
-    }
-    let outcome = compare::compare(args)?;
-    let summaries = report::summarise(&outcome, &peers, &args.baseline);
-    print!("{}", report::render(&summaries));
-    if let Some(path) = &args.json {
-        report::write_json(path, &outcome, &summaries)?;
-    }
-    if let Some(path) = &args.csv {
-        report::write_csv(path, &outcome.runs)?;
-    }
-    let mut failures = outcome.failures;
-    if let Some(limit) = args.assert_max {
-        failures.extend(report::exceeding(&summaries, limit));
-    }
-    ensure!(failures.is_empty(), "failed:\n  {}", failures.join("\n  "));
-    Ok(())
 }
 
 fn load(args: &LoadArgs) -> Result<()> {

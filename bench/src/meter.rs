@@ -23,15 +23,22 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
 
 /// The most memory that `pid` ever had resident, in KiB.
 pub(crate) fn peak_memory_kib(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    parse_peak_memory_kib(&text).with_context(|| format!("{path} has no VmHWM"))
+    status_kib(pid, "VmHWM:")
 }
 
-fn parse_peak_memory_kib(status: &str) -> Option<u64> {
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The memory that `pid` has resident, in KiB.
+pub(crate) fn memory_kib(pid: u32) -> Result<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+fn status_kib(pid: u32, line: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    parse_status(&text, line).with_context(|| format!("{path} has no {line}"))
+}
+
+fn parse_status(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     value.split_whitespace().next()?.parse().ok()
 }
 
@@ -40,10 +47,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peak_memory_is_found() {
+    fn memory_is_found() {
         let status = "VmPeak:\t   20 kB\nVmHWM:\t    1688 kB\nVmRSS:\t 5 kB\n";
-        assert_eq!(parse_peak_memory_kib(status), Some(1_688));
-        assert_eq!(parse_peak_memory_kib("VmRSS:\t 5 kB\n"), None);
+        assert_eq!(parse_status(status, "VmHWM:"), Some(1_688));
+        assert_eq!(parse_status(status, "VmRSS:"), Some(5));
+        assert_eq!(parse_status("VmRSS:\t 5 kB\n", "VmHWM:"), None);
     }
 
     #[test]

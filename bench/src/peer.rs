@@ -41,7 +41,13 @@ pub(crate) struct Site<'a> {
     pub(crate) memcached: &'a Path,
     /// For configuration files; emptied at the end.
     pub(crate) dir: &'a Path,
+    /// The primaries.
     pub(crate) backends: &'a [SocketAddr],
+    pub(crate) backups: &'a [SocketAddr],
+    /// Client connections that it has to take.
+    pub(crate) clients: u32,
+    /// Threads, where it can have several.
+    pub(crate) workers: u32,
 }
 
 impl Peer {
@@ -101,6 +107,18 @@ impl Peer {
         self.command.is_some()
     }
 
+    /// Whether it keeps second copies on backups.
+    pub(crate) fn needs_backups(&self) -> bool {
+        let command = self.command.as_deref().unwrap_or_default();
+        command.split_whitespace().any(|word| word == "{-b}")
+    }
+
+    /// Whether it can have several threads.
+    pub(crate) fn takes_workers(&self) -> bool {
+        let command = self.command.as_deref().unwrap_or_default();
+        command.contains("{workers}")
+    }
+
     /// Fails with what to do if a program that this peer needs is not there.
     pub(crate) fn check_installed(&self, site: &Site<'_>) -> Result<()> {
         let command = self.command.as_deref().unwrap_or_default();
@@ -129,12 +147,16 @@ impl Peer {
         let command = self.command.as_deref().context("not a proxy")?;
         let mut words = Vec::new();
         for word in command.split_whitespace() {
-            if word == "{-s}" {
-                for backend in site.backends {
-                    words.extend(["-s".into(), backend.to_string().into()]);
+            let (flag, servers) = match word {
+                "{-s}" => ("-s", site.backends),
+                "{-b}" => ("-b", site.backups),
+                _ => {
+                    words.push(self.fill_in(word, site, port)?);
+                    continue;
                 }
-            } else {
-                words.push(self.fill_in(word, site, port)?);
+            };
+            for server in servers {
+                words.extend([flag.into(), server.to_string().into()]);
             }
         }
         Ok(words)
@@ -155,6 +177,8 @@ impl Peer {
             out.push_str(before);
             match name {
                 "port" => write!(out, "{port}")?,
+                "clients" => write!(out, "{}", site.clients)?,
+                "workers" => write!(out, "{}", site.workers)?,
                 "spare-port" => write!(out, "{}", free_port()?)?,
                 "magent" => out.push_str(&program(site.magent)),
                 "nutcracker" => out.push_str(&program(site.nutcracker)),
@@ -209,13 +233,27 @@ struct Row {
     meta: Meta,
 }
 
+/// The same magent with a second copy of each item on the backups.
+pub(crate) const WITH_BACKUPS: &str = "with-backups";
+
 const PEERS: &[Row] = &[
     Row {
         name: "magent",
-        command: Some("{magent} -D -p {port} -l 127.0.0.1 {-s} --threads 1 -k"),
-        tls_command: Some(
-            "{magent} -D -l tls:127.0.0.1:{port} --tls-cert {tls-pair} {-s} --threads 1 -k",
+        command: Some(
+            "{magent} -D -p {port} -l 127.0.0.1 -n {clients} {-s} --threads {workers} -k",
         ),
+        tls_command: Some(
+            "{magent} -D -l tls:127.0.0.1:{port} --tls-cert {tls-pair} -n {clients} {-s} \
+             --threads {workers} -k",
+        ),
+        meta: Meta::Known,
+    },
+    Row {
+        name: WITH_BACKUPS,
+        command: Some(
+            "{magent} -D -p {port} -l 127.0.0.1 -n {clients} {-s} {-b} --threads {workers} -k",
+        ),
+        tls_command: None,
         meta: Meta::Known,
     },
     Row {
@@ -239,6 +277,12 @@ const PEERS: &[Row] = &[
 pub(crate) const PLACEHOLDERS: &[(&str, &str)] = &[
     ("{port}", "the port to listen on, at 127.0.0.1"),
     ("{-s}", "\"-s 127.0.0.1:PORT\" for each backend"),
+    ("{-b}", "\"-b 127.0.0.1:PORT\" for each of --backups"),
+    (
+        "{clients}",
+        "the client connections that the workload needs, and some",
+    ),
+    ("{workers}", "threads: 1, but where workers are compared"),
     ("{servers}", "the backends, separated by commas"),
     ("{spare-port}", "another free port"),
     ("{dir}", "a directory for files, removed at the end"),
@@ -266,13 +310,16 @@ mod tests {
     use crate::process::loopback;
 
     fn words(peer: &Peer, dir: &Path) -> Vec<String> {
-        let backends = [loopback(1_001), loopback(1_002)];
+        let backends = [1_001, 1_002, 1_003].map(loopback);
         let site = Site {
             magent: Path::new("/opt/magent"),
             nutcracker: Path::new("/opt/nutcracker"),
             memcached: Path::new("/opt/memcached"),
             dir,
-            backends: &backends,
+            backends: &backends[..2],
+            backups: &backends[2..],
+            clients: 4_096,
+            workers: 1,
         };
         let words = peer.words(&site, 9_000).unwrap();
         words
@@ -284,9 +331,20 @@ mod tests {
     #[test]
     fn magent_is_started_as_a_user_would() {
         let words = words(&Peer::built_in("magent").unwrap(), Path::new("/none"));
-        let expected = "/opt/magent -D -p 9000 -l 127.0.0.1 -s 127.0.0.1:1001 \
+        let expected = "/opt/magent -D -p 9000 -l 127.0.0.1 -n 4096 -s 127.0.0.1:1001 \
                         -s 127.0.0.1:1002 --threads 1 -k";
         assert_eq!(words.join(" "), expected);
+    }
+
+    #[test]
+    fn backups_are_for_who_asks() {
+        let peer = Peer::built_in(WITH_BACKUPS).unwrap();
+        assert!(peer.needs_backups() && !Peer::built_in("magent").unwrap().needs_backups());
+        let words = words(&peer, Path::new("/none")).join(" ");
+        assert!(
+            words.contains("-s 127.0.0.1:1002 -b 127.0.0.1:1003 --threads"),
+            "{words}"
+        );
     }
 
     #[test]

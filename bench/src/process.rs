@@ -182,6 +182,11 @@ pub(crate) fn raise_open_files(needed: u64) -> Result<()> {
     Ok(())
 }
 
+/// The most files that a process may have open here.
+pub(crate) fn open_files_max() -> Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
+}
+
 /// The program `name` from PATH or the directories of system daemons, which a user's PATH leaves
 /// out; a path stays as it is.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {

@@ -5,75 +5,136 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::compare::Outcome;
+use crate::arena::Outcome;
+use crate::cli::Setup;
 use crate::measure::Run;
 use crate::stats::Spread;
 use crate::workload::Workload;
 
 /// One figure of a run: a column of the table, a key in the JSON.
-struct Figure {
-    name: &'static str,
-    heading: &'static str,
-    digits: usize,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) heading: &'static str,
+    pub(crate) digits: usize,
     of: fn(&Run) -> Option<f64>,
 }
 
+impl Figure {
+    /// Over all of `runs`; `None` without any, or if one does not have it.
+    pub(crate) fn spread(&self, runs: &[&Run]) -> Option<Spread> {
+        let values: Option<Vec<f64>> = runs.iter().map(|run| (self.of)(run)).collect();
+        Spread::of(values?)
+    }
+
+    /// Of each of `runs` over that of the run of `baseline` in the same round.
+    pub(crate) fn ratios(&self, runs: &[&Run], baseline: &[&Run]) -> Option<Spread> {
+        let pairs = runs.iter().filter_map(|run| {
+            let other = baseline.iter().find(|other| other.round == run.round)?;
+            Some(((self.of)(run)?, (self.of)(other)?))
+        });
+        Spread::of_ratios(pairs)
+    }
+
+    /// `spread`'s median as text.
+    pub(crate) fn text(&self, spread: Option<Spread>) -> String {
+        let digits = self.digits;
+        spread.map_or_else(
+            || "–".to_owned(),
+            |spread| format!("{:.digits$}", spread.median),
+        )
+    }
+}
+
+/// The columns.
 const FIGURES: &[Figure] = &[
-    Figure {
-        name: "throughput",
-        heading: "requests/s",
-        digits: 0,
-        of: |run| Some(run.throughput),
-    },
-    Figure {
-        name: "p50_us",
-        heading: "p50 µs",
-        digits: 0,
-        of: |run| Some(run.p50_us),
-    },
-    Figure {
-        name: "p99_us",
-        heading: "p99 µs",
-        digits: 0,
-        of: |run| Some(run.p99_us),
-    },
-    Figure {
-        name: "p999_us",
-        heading: "p99.9 µs",
-        digits: 0,
-        of: |run| Some(run.p999_us),
-    },
-    Figure {
-        name: PROXY_CPU,
-        heading: "CPU µs",
-        digits: 2,
-        of: |run| run.proxy_cpu_us,
-    },
-    Figure {
-        name: "backend_cpu_us",
-        heading: "backends",
-        digits: 2,
-        of: |run| run.backend_cpu_us,
-    },
-    Figure {
-        name: "generator_cpu_us",
-        heading: "generator",
-        digits: 2,
-        of: |run| Some(run.generator_cpu_us),
-    },
-    Figure {
-        name: "peak_memory_mib",
-        heading: "peak MiB",
-        digits: 1,
-        of: |run| run.peak_memory_kib.map(|kib| kib as f64 / 1_024.0),
-    },
+    THROUGHPUT,
+    P50,
+    P99,
+    P999,
+    PROXY_CPU,
+    BACKEND_CPU,
+    GENERATOR_CPU,
+    PEAK_MEMORY,
 ];
 
+/// Requests answered in a second.
+pub(crate) const THROUGHPUT: Figure = Figure {
+    name: "throughput",
+    heading: "requests/s",
+    digits: 0,
+    of: |run| Some(run.throughput),
+};
+
+pub(crate) const P50: Figure = Figure {
+    name: "p50_us",
+    heading: "p50 µs",
+    digits: 0,
+    of: |run| Some(run.p50_us),
+};
+
+pub(crate) const P99: Figure = Figure {
+    name: "p99_us",
+    heading: "p99 µs",
+    digits: 0,
+    of: |run| Some(run.p99_us),
+};
+
+const P999: Figure = Figure {
+    name: "p999_us",
+    heading: "p99.9 µs",
+    digits: 0,
+    of: |run| Some(run.p999_us),
+};
+
 /// The figure that counts most: CPU time of the proxy per request.
-const PROXY_CPU: &str = "proxy_cpu_us";
+pub(crate) const PROXY_CPU: Figure = Figure {
+    name: "proxy_cpu_us",
+    heading: "CPU µs",
+    digits: 2,
+    of: |run| run.proxy_cpu_us,
+};
+
+const BACKEND_CPU: Figure = Figure {
+    name: "backend_cpu_us",
+    heading: "backends",
+    digits: 2,
+    of: |run| run.backend_cpu_us,
+};
+
+const GENERATOR_CPU: Figure = Figure {
+    name: "generator_cpu_us",
+    heading: "generator",
+    digits: 2,
+    of: |run| Some(run.generator_cpu_us),
+};
+
+pub(crate) const PEAK_MEMORY: Figure = Figure {
+    name: "peak_memory_mib",
+    heading: "peak MiB",
+    digits: 1,
+    of: |run| run.peak_memory_kib.map(|kib| kib as f64 / 1_024.0),
+};
+
+/// Memory of the proxy for an idle connection that has asked nothing yet.
+/// Not a column: few runs have it.
+pub(crate) const NEW_CONNECTION: Figure = Figure {
+    name: "new_connection_kib",
+    heading: "KiB each, new",
+    digits: 2,
+    of: |run| run.new_connection_kib,
+};
+
+/// The same after a request.
+pub(crate) const USED_CONNECTION: Figure = Figure {
+    name: "used_connection_kib",
+    heading: "KiB each, used",
+    digits: 2,
+    of: |run| run.used_connection_kib,
+};
 
 /// What a workload's runs come to.
 #[derive(Debug, Serialize)]
@@ -92,10 +153,14 @@ struct Line {
     figures: BTreeMap<&'static str, Spread>,
 }
 
-/// Sums up each workload; ratios are to `baseline`.
-pub(crate) fn summarise(outcome: &Outcome, peers: &[String], baseline: &str) -> Vec<Summary> {
-    outcome
-        .workloads
+/// Sums up each of `workloads`; ratios are to `baseline`.
+pub(crate) fn summarise(
+    outcome: &Outcome,
+    workloads: &[Workload],
+    peers: &[String],
+    baseline: &str,
+) -> Vec<Summary> {
+    workloads
         .iter()
         .map(|row| summarise_one(row, outcome, peers, baseline))
         .collect()
@@ -107,49 +172,37 @@ fn summarise_one(
     peers: &[String],
     baseline: &str,
 ) -> Summary {
-    let runs_of = |peer: &str| -> Vec<&Run> {
-        let mine = |run: &&Run| run.workload == workload.name && run.peer == peer;
-        outcome.runs.iter().filter(mine).collect()
-    };
     let mut summary = Summary {
         workload: workload.name,
         about: workload.about,
         peers: vec![],
         ratios: vec![],
     };
+    let others = outcome.runs_of(workload.name, baseline);
     for peer in peers {
-        let runs = runs_of(peer);
-        let spread = |figure: &Figure| {
-            let values: Option<Vec<f64>> = runs.iter().map(|run| (figure.of)(run)).collect();
-            Some((figure.name, Spread::of(values?)?))
-        };
-        let figures = FIGURES.iter().filter_map(spread).collect();
-        summary.peers.push(Line {
-            name: peer.clone(),
-            figures,
-        });
+        let runs = outcome.runs_of(workload.name, peer);
+        summary
+            .peers
+            .push(line(peer.clone(), |figure| figure.spread(&runs)));
         if peer != baseline {
-            let figures = ratios(&runs, &runs_of(baseline));
-            summary.ratios.push(Line {
-                name: format!("{peer}/{baseline}"),
-                figures,
-            });
+            let name = format!("{peer}/{baseline}");
+            summary
+                .ratios
+                .push(line(name, |figure| figure.ratios(&runs, &others)));
         }
     }
     summary.ratios.retain(|line| !line.figures.is_empty());
     summary
 }
 
-/// Every figure of `runs` over that of `baseline` in the same round.
-fn ratios(runs: &[&Run], baseline: &[&Run]) -> BTreeMap<&'static str, Spread> {
-    let ratio = |figure: &Figure| {
-        let pairs = runs.iter().filter_map(|run| {
-            let other = baseline.iter().find(|other| other.round == run.round)?;
-            Some(((figure.of)(run)?, (figure.of)(other)?))
-        });
-        Some((figure.name, Spread::of_ratios(pairs)?))
-    };
-    FIGURES.iter().filter_map(ratio).collect()
+fn line(name: String, of: impl Fn(&Figure) -> Option<Spread>) -> Line {
+    let figures = FIGURES
+        .iter()
+        .filter_map(|figure| Some((figure.name, of(figure)?)));
+    Line {
+        name,
+        figures: figures.collect(),
+    }
 }
 
 /// Where a CPU ratio exceeds `limit`, as sentences.
@@ -157,7 +210,7 @@ pub(crate) fn exceeding(summaries: &[Summary], limit: f64) -> Vec<String> {
     let mut found = Vec::new();
     for summary in summaries {
         for line in &summary.ratios {
-            let Some(cpu) = line.figures.get(PROXY_CPU) else {
+            let Some(cpu) = line.figures.get(PROXY_CPU.name) else {
                 continue;
             };
             if cpu.median > limit {
@@ -242,11 +295,15 @@ pub(crate) fn render_run(run: &Run) -> String {
     out
 }
 
-/// Writes runs, medians, ratios and failures as JSON.
-pub(crate) fn write_json(path: &Path, outcome: &Outcome, summaries: &[Summary]) -> Result<()> {
+/// Writes every run with what it comes to (`summaries`) and the failures, as JSON.
+pub(crate) fn write_json(
+    path: &Path,
+    outcome: &Outcome,
+    summaries: &[impl Serialize],
+) -> Result<()> {
     #[derive(Serialize)]
-    struct Document<'a> {
-        summaries: &'a [Summary],
+    struct Document<'a, T> {
+        summaries: &'a [T],
         failures: &'a [String],
         runs: &'a [Run],
     }
@@ -266,6 +323,31 @@ pub(crate) fn write_csv(path: &Path, runs: &[Run]) -> Result<()> {
         writer.serialize(run)?;
     }
     writer.flush().with_context(|| path.display().to_string())
+}
+
+/// How long was measured, as words.
+pub(crate) fn rounds(setup: &Setup) -> String {
+    let seconds = setup.timing().measured.as_secs_f64();
+    let runs = setup.runs();
+    let plural = if runs == 1 { "" } else { "s" };
+    format!("{runs} round{plural} of {seconds} s")
+}
+
+/// How this program was called, for whoever wants to repeat it.
+pub(crate) fn command_line() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("cargo run --release -p bench -- {}", words.join(" "))
+}
+
+/// Writes `text`.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// Fails with `failures`, if there are any.
+pub(crate) fn none_failed(failures: &[String]) -> Result<()> {
+    ensure!(failures.is_empty(), "failed:\n  {}", failures.join("\n  "));
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<File> {

@@ -31,6 +31,13 @@ impl Spread {
         })
     }
 
+    /// The same in a larger unit.
+    pub(crate) fn divided_by(self, unit: f64) -> Self {
+        let Self { median, min, max } = self;
+        let [median, min, max] = [median, min, max].map(|figure| figure / unit);
+        Self { median, min, max }
+    }
+
     /// The ratios of figures measured in the same round. A disturbance that lasts longer than a
     /// round hits both sides of a pair and cancels out; a ratio of medians would keep it.
     pub(crate) fn of_ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {

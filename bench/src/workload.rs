@@ -41,6 +41,8 @@ pub(crate) enum Pace {
     Rate(u64),
     /// Open loop at half of what the baseline reaches in a closed loop.
     HalfOfBaseline,
+    /// Once, all connections at the same time; then they are held and nothing happens.
+    Never,
 }
 
 impl Workload {
@@ -83,6 +85,15 @@ pub(crate) fn help() -> String {
     let rows: Vec<String> = rows.collect();
     format!("Workloads:\n{}", rows.join("\n"))
 }
+
+/// Connections that are held and do nothing. Not in the table: it has no cost per request.
+pub(crate) const IDLE: Workload = Workload {
+    name: "idle",
+    about: "connections that are held and do nothing",
+    connections: 20_000,
+    pace: Pace::Never,
+    ..GET
+};
 
 /// What rows leave out: the smallest request, one at a time, by 50 clients.
 const GET: Workload = Workload {
@@ -179,6 +190,12 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         ..GET
     },
     Workload {
+        name: "set",
+        about: "set of 100 B, 50 connections, one request at a time",
+        set_percent: 100,
+        ..GET
+    },
+    Workload {
         name: "set-large",
         about: "set of 900 KiB, 4 connections",
         set_percent: 100,
@@ -189,7 +206,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "rate",
-        about: "get of 100 B, 50 connections, open loop at half of the baseline's throughput",
+        about: "get of 100 B at half of the baseline's throughput (open loop, 50 connections)",
         pace: Pace::HalfOfBaseline,
         ..GET
     },

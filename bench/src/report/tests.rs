@@ -2,53 +2,27 @@
 
 use super::*;
 
-fn run(peer: &str, round: u32, proxy_cpu_us: Option<f64>) -> Run {
-    Run {
-        workload: "get".into(),
-        peer: peer.into(),
-        round,
-        requests: 1_000,
-        seconds: 0.1,
-        throughput: 10_000.0,
-        p50_us: 50.0,
-        p99_us: 99.0,
-        p999_us: 999.0,
-        proxy_cpu_us,
-        backend_cpu_us: Some(5.0),
-        generator_cpu_us: 3.0,
-        peak_memory_kib: proxy_cpu_us.map(|_| 2_048),
-        hits: 1_000,
-        misses: 0,
-        stored: 0,
-        errors: 0,
-        first_error: None,
-    }
-}
-
 /// Three rounds in which the subject costs 0.6, 0.5 and 0.7 of the baseline, in disorder and on
 /// a machine whose speed changes; the baseline's last round is lost.
 fn outcome() -> Outcome {
-    let workload = Workload::find("get").expect("a row of the table").clone();
-    let runs = vec![
-        run("subject", 1, Some(6.0)),
-        run("baseline", 1, Some(10.0)),
-        run("baseline", 2, Some(40.0)),
-        run("subject", 2, Some(20.0)),
-        run("subject", 3, Some(7.0)),
-        run("baseline", 3, Some(10.0)),
-        run("subject", 4, Some(99.0)),
-        run("direct", 1, None),
+    let mut outcome = Outcome::new(8);
+    outcome.runs = vec![
+        Run::example("subject", 1, Some(6.0)),
+        Run::example("baseline", 1, Some(10.0)),
+        Run::example("baseline", 2, Some(40.0)),
+        Run::example("subject", 2, Some(20.0)),
+        Run::example("subject", 3, Some(7.0)),
+        Run::example("baseline", 3, Some(10.0)),
+        Run::example("subject", 4, Some(99.0)),
+        Run::example("direct", 1, None),
     ];
-    Outcome {
-        workloads: vec![workload],
-        runs,
-        failures: Vec::new(),
-    }
+    outcome
 }
 
 fn summaries() -> Vec<Summary> {
     let peers = ["subject", "baseline", "direct"].map(str::to_owned);
-    summarise(&outcome(), &peers, "baseline")
+    let workload = Workload::find("get").expect("a row of the table").clone();
+    summarise(&outcome(), &[workload], &peers, "baseline")
 }
 
 #[test]
@@ -57,7 +31,7 @@ fn ratios_are_of_one_round() {
     let ratio = &summaries[0].ratios[0];
     assert_eq!(ratio.name, "subject/baseline");
     assert_eq!(
-        ratio.figures[PROXY_CPU],
+        ratio.figures[PROXY_CPU.name],
         Spread {
             median: 0.6,
             min: 0.5,
@@ -66,7 +40,7 @@ fn ratios_are_of_one_round() {
     );
     let direct = &summaries[0].ratios[1];
     assert!(
-        !direct.figures.contains_key(PROXY_CPU),
+        !direct.figures.contains_key(PROXY_CPU.name),
         "no proxy, no ratio of its CPU"
     );
     assert!(direct.figures.contains_key("throughput"));
@@ -100,7 +74,7 @@ fn table_has_a_line_for_each_peer_and_ratio() {
 
 #[test]
 fn faults_are_never_figures() {
-    let good = run("subject", 1, None);
+    let good = Run::example("subject", 1, None);
     assert_eq!(good.fault(), None);
     assert!(
         Run {
@@ -139,7 +113,7 @@ fn files_hold_every_run() {
     let document: serde_json::Value = serde_json::from_reader(File::open(&json).unwrap()).unwrap();
     assert_eq!(document["runs"].as_array().unwrap().len(), 8);
     assert_eq!(
-        document["summaries"][0]["ratios"][0]["figures"][PROXY_CPU]["median"],
+        document["summaries"][0]["ratios"][0]["figures"][PROXY_CPU.name]["median"],
         0.6
     );
     let lines = std::fs::read_to_string(&csv).unwrap();
