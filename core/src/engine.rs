@@ -142,6 +142,8 @@ pub enum Input<'a> {
     SlotsFreed,
     /// Finish what is under way and close clients that wait for nothing.
     Drain,
+    /// The caller had nothing to do before this turn: it has time to spare, so that nothing needs to gather.
+    Idle,
     /// All that this turn brought has been handed in: what was gathered may leave.
     TurnEnd,
 }
@@ -300,6 +302,8 @@ pub struct Engine {
     backends_due: Option<Time>,
     draining: bool,
     turn_open: bool,
+    /// Whether the caller had nothing to do before this turn.
+    idle: bool,
 }
 
 impl Engine {
@@ -312,6 +316,7 @@ impl Engine {
             shared.slots
         };
         let limits = config.limits.clone();
+        let backend = || Backend::new(&limits, u64::from(config.workers.max(1)));
         let length = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let parse_limits = ParseLimits {
             request_line_len_max: length(limits.request_line_len_max),
@@ -354,11 +359,7 @@ impl Engine {
             clients_free: Vec::new(),
             clients_open: 0,
             exchanges: Exchanges::default(),
-            backends: config
-                .backends
-                .iter()
-                .map(|_| Backend::new(&limits, u64::from(config.workers.max(1))))
-                .collect(),
+            backends: config.backends.iter().map(|_| backend()).collect(),
             broadcasts: Vec::new(),
             locks: Locks::new(slots),
             awaiting_epoch: Vec::new(),
@@ -375,6 +376,7 @@ impl Engine {
             backends_due: None,
             draining: false,
             turn_open: false,
+            idle: false,
             limits,
         }
     }
@@ -403,6 +405,7 @@ impl Engine {
             Input::Settled(epoch) => self.on_settled(now, epoch),
             Input::SlotsFreed => self.locks.look_at_queued(),
             Input::Drain => self.on_drain(),
+            Input::Idle => self.idle = true,
             Input::TurnEnd => self.on_turn_end(now),
         }
         self.work_off_ready(now);
@@ -615,6 +618,7 @@ impl Engine {
         self.resume_clients(now);
         self.work_off_ready(now);
         self.send_gathered(now);
+        self.idle = false;
         self.queue_writes();
         if self.locks.take_wake() {
             self.outputs.push_back(Output::WakeWorkers);

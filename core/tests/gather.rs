@@ -10,7 +10,7 @@ mod endings;
 mod rig;
 
 use magent_core::Time;
-use magent_core::engine::ClientId;
+use magent_core::engine::{ClientId, Input};
 use magent_core::stats::Counter;
 use rig::Rig;
 
@@ -368,6 +368,31 @@ fn with_nothing_in_flight_a_batch_leaves_when_the_turn_ends() {
     rig.answer(0, MISS.as_bytes());
     assert_eq!([rig.got(first), rig.got(second)], [MISS, MISS]);
     assert_nothing_left(rig, &[first, second, warm[0]]);
+}
+
+#[test]
+fn a_worker_with_time_to_spare_lets_nothing_wait() {
+    let mut rig = Rig::new(1, 0);
+    let mut clients = ask_together(&mut rig, &["a"]);
+    clients.push(asks(&mut rig, "b"));
+    rig.run();
+    assert_eq!(rig.sent(0), "", "it waits for the answer");
+    // At most four batches are in flight, whoever has time.
+    for (key, sent) in [
+        ("c", "get b c\r\n"),
+        ("e", "get d e\r\n"),
+        ("g", "get f g\r\n"),
+        ("i", ""),
+    ] {
+        rig.engine.handle(rig.now, Input::Idle);
+        clients.push(asks(&mut rig, key));
+        rig.run();
+        assert_eq!(rig.sent(0), sent);
+        let next = char::from(key.as_bytes()[0] + 1).to_string();
+        clients.push(asks(&mut rig, &next));
+        rig.run();
+        assert_eq!(rig.sent(0), "", "it had time for one turn");
+    }
 }
 
 #[test]

@@ -61,6 +61,9 @@ const HEAD_LEN: usize = 4 * 1024;
 /// Pieces of one vectored write.
 const SLICES: usize = 64;
 
+/// A wait that took longer was one: with events at hand it is over sooner.
+const IDLE_NS: u64 = 5_000;
+
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1_024;
 
@@ -241,12 +244,16 @@ impl Worker {
                 break;
             }
             let timeout = self.timeout(now, deadline);
+            let asleep = time_since(self.common.started);
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) => return Err(err),
             }
             now = time_since(self.common.started);
+            if now.0.saturating_sub(asleep.0) > IDLE_NS {
+                self.engine.handle(now, Input::Idle);
+            }
             self.take_again(now);
             for event in &events {
                 self.on_event(now, event);

@@ -345,6 +345,11 @@ impl World {
     }
 
     fn end_turn(&mut self, proxy: usize, worker: usize) -> Option<Time> {
+        // Whether a worker had to wait is chance; a draw of its own would change every seed.
+        if self.now.0 / 4_096 % 4 == 0 {
+            let engine = &mut self.proxies[proxy].workers[worker].engine;
+            engine.handle(self.now, Input::Idle);
+        }
         loop {
             let this = &mut self.proxies[proxy].workers[worker];
             this.engine.handle(self.now, Input::TurnEnd);

@@ -1,7 +1,8 @@
 //! Gathering: gets of all clients that go to one backend leave as one multi-key get.
 //!
 //! While a batch is in flight the next one gathers; it leaves when the answer has come, when it has keys
-//! enough, or when that answer is large or late. With nothing in flight it leaves at the end of the turn.
+//! enough, or when that answer is large or late. With nothing in flight it leaves at the end of the turn, and so it
+//! does when the worker had time to spare: packets are saved where they are many.
 //! memcached answers 16 pipelined gets with 17 packets but one get of 16 keys with one (measured on 1.6.18),
 //! and packets are what a proxy costs.
 //!
@@ -118,7 +119,8 @@ impl Engine {
             || gather.len as u64 >= limits.gather_len_max;
         let large = backend.batch_answer_len >= limits.gather_answer_len;
         let late = self.gather_due(id).is_some_and(|due| due <= now);
-        backend.batches_in_flight < limits.gather_batches_max && (full || large || late)
+        backend.batches_in_flight < limits.gather_batches_max
+            && (full || large || late || self.idle)
     }
 
     /// More keys wait than a batch holds: the oldest of each client comes first, so that nobody waits behind all

@@ -12,6 +12,7 @@ use super::exchange::{ExchangeId, Form, Kind, Verdict};
 use super::{Engine, encode, replies};
 use crate::breaks::Break;
 use crate::config::DeadRead;
+use crate::placement::Plan;
 use crate::stats::Counter;
 use crate::{BackendId, Time};
 
@@ -29,12 +30,12 @@ impl Engine {
             return;
         }
         let hash = this.hash;
-        let authority = self.plan(this.primary, this.backup).authority;
-        if self.locks.read_waits(hash, exchange, authority) {
+        let plan = self.plan(this.primary, this.backup);
+        if self.locks.read_waits(hash, exchange, plan.authority) {
             self.exchanges.retain(exchange);
             return;
         }
-        self.route_read(now, exchange);
+        self.follow(now, exchange, plan);
     }
 
     /// Sends a read that waits for no write.
@@ -43,8 +44,12 @@ impl Engine {
         if this.done {
             return;
         }
-        let (primary, backup) = (this.primary, this.backup);
-        let plan = self.plan(primary, backup);
+        let plan = self.plan(this.primary, this.backup);
+        self.follow(now, exchange, plan);
+    }
+
+    /// Asks whom `plan` names.
+    fn follow(&mut self, now: Time, exchange: ExchangeId, plan: Plan) {
         self.trace_route(exchange, "get", plan);
         match plan.authority {
             Some(authority) if self.hedge_takes_over(exchange, authority) => {}
