@@ -352,12 +352,14 @@ limits! {
         "Bytes of one value. Far above memcached's default of 1 MiB: the backends decide, this only bounds the proxy's memory.";
     requests_in_flight_max = 1_024, 16..=65_536, None,
         "Unanswered requests of one client; each key of a multi-key get counts. A client that has more is not read until some are answered.";
+    requests_per_turn_max = 128, 1..=65_536, None,
+        "Requests of one client that are taken up before others have their turn; each key of a multi-key get counts. The rest waits for the next turn, a millisecond at most.";
     client_unread_len_pause = 1_048_576, 16_384..=1_073_741_824, None,
         "Answers, in bytes, that one client has not taken yet or, going by its last ones, is about to get. Beyond it the client's requests are not read.";
     client_unread_len_max = 268_435_456, 16_384..=4_294_967_296, None,
         "Answers, in bytes, that one client has not taken yet. Beyond it the client is closed.";
     memory_max = 1_073_741_824, 16_777_216..=1_099_511_627_776, Some("--max-memory"),
-        "Bytes of requests and answers held by the process, over all workers. Beyond it large values are refused with SERVER_ERROR and clients are not read.";
+        "Bytes of requests and answers held by the process, over all workers. A quarter is for the state of requests. Beyond it large values are refused with SERVER_ERROR, and of a client that waits for an answer nothing more is read.";
     stream_len_min = 1_048_577, 1..=1_073_741_824, None,
         "A value of at least this many bytes is forwarded to its client as it arrives. A smaller one is held until it is complete, so that a backend's death in the middle costs the client nothing.";
     gather_keys_max = 100, 1..=1_000, None,

@@ -81,7 +81,7 @@ use crate::{BackendId, Time, WorkerId};
 
 use backends::Backend;
 use broadcast::Broadcast;
-use clients::Client;
+use clients::{Client, Turns};
 use exchange::{ExchangeId, Exchanges, Kind};
 use locks::{Granted, Locks};
 use send_queue::Pool;
@@ -245,7 +245,7 @@ pub struct Engine {
     fill: fill::Fill,
     breaks: Breaks,
     has_backups: bool,
-    /// This worker's share of `memory_max`.
+    /// This worker's share of `memory_max`, less a quarter of it for exchanges.
     memory_len_max: u64,
     memory_len: u64,
 
@@ -296,6 +296,7 @@ pub struct Engine {
     /// Holds what was read behind a payload.
     behind: Vec<u8>,
     dirty_clients: Vec<ClientId>,
+    turns: Turns,
     dirty_backends: Vec<BackendId>,
     outputs: VecDeque<Output>,
     /// No deadline of a backend is earlier than this.
@@ -335,7 +336,7 @@ impl Engine {
             fill: fill::Fill::default(),
             breaks: config.breaks,
             has_backups: config.has_backups(),
-            memory_len_max: limits.memory_max / u64::from(config.workers.max(1)),
+            memory_len_max: limits.memory_max / u64::from(config.workers.max(1)) / 4 * 3,
             memory_len: 0,
             placement: shared.placement,
             view: Arc::new(View::initial(config.backends.len())),
@@ -352,9 +353,7 @@ impl Engine {
             cluster: discovery::list(config),
             versions: Versions::new(config.process, worker),
             names: config.backends.iter().map(ToString::to_string).collect(),
-            is_primary: (0..config.backends.len())
-                .map(|index| config.primary_ids.contains(&backends::backend_id(index)))
-                .collect(),
+            is_primary: backends::are_primary(config),
             clients: Vec::new(),
             clients_free: Vec::new(),
             clients_open: 0,
@@ -371,6 +370,7 @@ impl Engine {
             scratch: Vec::new(),
             behind: Vec::new(),
             dirty_clients: Vec::new(),
+            turns: Turns::default(),
             dirty_backends: Vec::new(),
             outputs: VecDeque::new(),
             backends_due: None,
@@ -682,6 +682,7 @@ impl Engine {
 
     fn next_deadline(&self) -> Option<Time> {
         let more = !self.dirty_clients.is_empty()
+            || !self.turns.yielded.is_empty()
             || !self.dirty_backends.is_empty()
             || self.locks.has_news();
         if more {

@@ -365,7 +365,11 @@ fn what_has_not_left_for_a_silent_backend_is_hedged_too() {
     assert_eq!(rig.sent(1), "get k l\r\n");
     rig.answer(1, b"VALUE k 0 1\r\nx\r\nVALUE l 0 1\r\ny\r\nEND\r\n");
     rig.answer(0, b"END\r\n");
-    rig.answer(0, b"END\r\n");
+    assert_eq!(
+        rig.sent(0),
+        "",
+        "it is asked for what was answered meanwhile"
+    );
     assert_eq!(
         rig.got(client),
         "VALUE k 0 1\r\nx\r\nEND\r\nVALUE l 0 1\r\ny\r\nEND\r\n"

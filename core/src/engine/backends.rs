@@ -24,7 +24,7 @@ use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
 use super::{ConnectionId, Engine, Output};
 use crate::breaks::Break;
 use crate::cas;
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::keeper::{Failure, Report};
 use crate::proto::GetVerb;
 use crate::stats::Counter;
@@ -534,4 +534,10 @@ impl Engine {
 
 pub(super) fn backend_id(index: usize) -> BackendId {
     BackendId(u16::try_from(index).expect("BACKENDS_MAX fits in 16 bits"))
+}
+
+/// By backend: whether it is in the list of primaries.
+pub(super) fn are_primary(config: &Config) -> Vec<bool> {
+    let ids = (0..config.backends.len()).map(backend_id);
+    ids.map(|id| config.primary_ids.contains(&id)).collect()
 }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use super::auth::{Login, Session};
 use super::binary::Asked;
-use super::exchange::{ExchangeId, Kind};
+use super::exchange::{self, ExchangeId, Kind};
 use super::send_queue::SendQueue;
 use super::{ClientId, Engine, Output};
 use crate::proto::binary::REQUEST_MAGIC;
@@ -48,6 +48,9 @@ pub(crate) struct Client {
     pub(super) answer_len_average: usize,
     /// Whether bytes wait in `inbox` or in the socket because too much is under way.
     pub(super) held_back: bool,
+    /// The turn in which it last began a request, and how many it has begun in it.
+    begun_in: u64,
+    begun: u64,
     /// Whether one of its requests since its queue was empty was for a lock (`lock_order`).
     pub(super) asked_for_lock: bool,
     /// Whether the client has sent its last byte.
@@ -55,6 +58,15 @@ pub(crate) struct Client {
     pub(super) dirty: bool,
     /// The last batch in which it had its turn (`gather`).
     pub(super) turn: u64,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// How many there have been.
+    count: u64,
+    /// Clients that have had their share of this one and go on in the next.
+    pub(super) yielded: Vec<ClientId>,
 }
 
 /// What a client speaks, for as long as it is connected: its first byte tells.
@@ -423,8 +435,18 @@ impl Engine {
         }
     }
 
-    /// Clients that were held back go on with what they have sent.
+    /// Clients that were held back go on with what they have sent. Those that have had their share of this turn
+    /// wait for the next.
     pub(super) fn resume_clients(&mut self, now: Time) {
+        self.turns.count += 1;
+        let mut yielded = std::mem::take(&mut self.turns.yielded);
+        for id in yielded.drain(..) {
+            if self.client(id).is_some() {
+                self.touch_client(id);
+            }
+        }
+        yielded.append(&mut self.turns.yielded);
+        self.turns.yielded = yielded;
         for position in 0..self.dirty_clients.len() {
             let id = self.dirty_clients[position];
             if !self.client(id).is_some_and(|client| client.held_back) || !self.may_start(id) {
@@ -440,6 +462,32 @@ impl Engine {
         }
     }
 
+    /// One more request of this client begins.
+    pub(super) fn count_begun(&mut self, id: ClientId) {
+        let turn = self.turns.count;
+        if let Some(client) = self.client_mut(id) {
+            if std::mem::replace(&mut client.begun_in, turn) != turn {
+                client.begun = 0;
+            }
+            client.begun += 1;
+        }
+    }
+
+    /// Whether this client has had its share of the turn.
+    fn has_had_its_turn(&self, client: &Client) -> bool {
+        client.begun_in == self.turns.count && client.begun >= self.limits.requests_per_turn_max
+    }
+
+    /// This client is not read until [`Self::may_start`] says so again.
+    fn hold_back(&mut self, id: ClientId) {
+        let client = &self.clients[id.index as usize];
+        // No answer may come that would make the engine look at it again.
+        if self.has_had_its_turn(client) {
+            self.turns.yielded.push(id);
+        }
+        self.clients[id.index as usize].held_back = true;
+    }
+
     /// Whether one more request of this client may be under way.
     pub(super) fn may_start(&self, id: ClientId) -> bool {
         self.client(id).is_some_and(|client| {
@@ -448,8 +496,15 @@ impl Engine {
             !matches!(client.session.login, Login::Checking(_))
                 && (client.queue.len() as u64) < self.limits.requests_in_flight_max
                 && unread < self.limits.client_unread_len_pause
-                && (self.memory_len < self.memory_len_max || client.queue.is_empty())
+                && !self.has_had_its_turn(client)
+                && (!self.is_memory_short() || client.queue.is_empty())
         })
+    }
+
+    /// Whether requests and answers take all the memory that they may.
+    fn is_memory_short(&self) -> bool {
+        self.memory_len >= self.memory_len_max
+            || self.exchanges.len() >= exchange::count_within(self.memory_len_max / 3)
     }
 
     /// Makes exchanges of `data`; yields how many bytes it used.
@@ -486,9 +541,9 @@ impl Engine {
                 }
                 Reading::Multiget(_) => {
                     self.continue_multiget(now, id);
-                    let client = &mut self.clients[id.index as usize];
+                    let client = &self.clients[id.index as usize];
                     if matches!(client.reading, Reading::Multiget(_)) {
-                        client.held_back = true;
+                        self.hold_back(id);
                         return used;
                     }
                 }
@@ -497,10 +552,11 @@ impl Engine {
                         return used;
                     }
                     if !self.may_start(id) {
-                        self.clients[id.index as usize].held_back = true;
+                        self.hold_back(id);
                         // It is looked at again at the end of every turn in which it is touched.
                         return used;
                     }
+                    self.count_begun(id);
                     let client = &mut self.clients[id.index as usize];
                     let request = match client.speaks(rest[0]) {
                         Protocol::Binary => self.read_packet(now, id, rest),

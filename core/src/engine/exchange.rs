@@ -344,6 +344,14 @@ impl Exchange {
     }
 }
 
+/// How many exchanges fit into so many bytes.
+pub(crate) fn count_within(len: u64) -> usize {
+    // The line that is sent, an answer's first bytes, and the places in queues and pipelines.
+    const BUFFERS_LEN: usize = 192;
+    let each = (size_of::<Exchange>() + BUFFERS_LEN) as u64;
+    usize::try_from(len / each).unwrap_or(usize::MAX)
+}
+
 /// The arena.
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {

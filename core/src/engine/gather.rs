@@ -31,7 +31,7 @@ impl Engine {
     pub(super) fn gather(&mut self, now: Time, id: BackendId, exchange: ExchangeId, verb: GetVerb) {
         let key_len = self.exchanges[exchange].key().len() + 1;
         if self.backends[id.index()].suspect {
-            self.drop_answered(id, verb);
+            self.drop_answered(id, gather_index(verb));
         }
         let (alone, hash) = (
             self.exchanges[exchange].alone,
@@ -55,10 +55,11 @@ impl Engine {
         }
     }
 
-    /// What waits for a silent backend and was answered by another meanwhile is not asked any more.
-    fn drop_answered(&mut self, id: BackendId, verb: GetVerb) {
+    /// What was answered while it waited, by another backend or because its time was up, is not asked any more:
+    /// a proxy that is behind would ask for nothing else.
+    fn drop_answered(&mut self, id: BackendId, verb: usize) {
         loop {
-            let gather = &mut self.backends[id.index()].gathers[gather_index(verb)];
+            let gather = &mut self.backends[id.index()].gathers[verb];
             let Some(&oldest) = gather.keys.front() else {
                 return;
             };
@@ -99,6 +100,7 @@ impl Engine {
     pub(super) fn send_batches(&mut self, now: Time, id: BackendId, leave: Leave) {
         for verb in 0..VERBS.len() {
             while leave == Leave::All || self.batch_may_leave(now, id, verb) {
+                self.drop_answered(id, verb);
                 if self.backends[id.index()].gathers[verb].keys.is_empty() {
                     break;
                 }

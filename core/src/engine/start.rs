@@ -218,6 +218,7 @@ impl Engine {
                 let last = at + 1 == count && next.is_none();
                 let hash = hashed.map(|hashes| hashes[at]);
                 self.start_own_key(now, id, verb, exptime, (group[at], hash), false, last);
+                self.count_begun(id);
                 if !last && !self.may_start(id) {
                     return Some(ends[at]);
                 }
