@@ -66,8 +66,19 @@ pub(crate) struct Ground {
     pub(crate) connections: u32,
     /// memcached's memory and other options.
     pub(crate) memcached: &'static str,
-    /// Whether the proxy has a CPU to itself. Two workers cannot.
+    /// Whether the proxy has a CPU of its own. Two workers cannot.
     pub(crate) pinned: bool,
+    /// Who shares it with the memcacheds, then.
+    pub(crate) beside: Beside,
+}
+
+/// Whose CPU the memcacheds share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// The proxy has one to itself: what it costs is its own doing.
+    Generator,
+    /// The generator has time to spare: what is full is the proxy or what is behind it.
+    Proxy,
 }
 
 /// One participant of a heat.
@@ -83,10 +94,20 @@ pub(crate) struct Entry {
 }
 
 /// An entry whose proxy, if it has one, runs.
-struct Contender {
-    entry: Entry,
+pub(crate) struct Contender {
+    pub(crate) entry: Entry,
     process: Option<Process>,
-    target: Target,
+    pub(crate) target: Target,
+}
+
+impl Contender {
+    /// Fails if its proxy has ended, which says more than that a connection was lost.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        match &mut self.process {
+            Some(process) => process.check_alive(&self.entry.name),
+            None => Ok(()),
+        }
+    }
 }
 
 pub(crate) struct Arena<'a> {
@@ -156,7 +177,10 @@ impl<'a> Arena<'a> {
                 .collect())
         })?;
         if let Some(pinning) = &self.pinning {
-            backend.pin(&pinning.rest)?;
+            backend.pin(match ground.beside {
+                Beside::Generator => &pinning.rest,
+                Beside::Proxy => &pinning.proxy,
+            })?;
         }
         Ok(backend)
     }
@@ -181,7 +205,7 @@ impl<'a> Arena<'a> {
     }
 
     /// Starts the proxy of `entry` and stores the keys of its workload through it.
-    fn start(&self, mut entry: Entry) -> Result<Contender> {
+    pub(crate) fn start(&self, mut entry: Entry) -> Result<Contender> {
         let own = usize::try_from(entry.backends)?;
         let primaries = self.backends.get(..own).context("too few backends")?;
         let backups = if entry.peer.needs_backups() {

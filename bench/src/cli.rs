@@ -7,10 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::fairness::{SMALL_CLIENTS, parse_intruder};
 use crate::goals;
 use crate::growth::Dimension;
 use crate::hot_path::{PATHS, Path};
+use crate::intruder::{INTRUDERS, Row};
 use crate::measure::Timing;
+use crate::overload::WANTED;
 use crate::peer::{PLACEHOLDERS, Peer};
 use crate::wire::KEYS_PER_REQUEST_MAX;
 use crate::workload::{self, Pace, Workload};
@@ -33,6 +36,11 @@ pub(crate) enum Task {
     Table(TableArgs),
     /// How the cost of a request grows with backends, connections, value length and workers
     Growth(GrowthArgs),
+    /// How long small clients wait while somebody else wants much of the same backend
+    #[command(after_help = fairness_help())]
+    Fairness(Box<FairnessArgs>),
+    /// What becomes of a proxy that is asked for twice as much as it can do
+    Overload(Box<OverloadArgs>),
     /// Run one workload against anything that speaks memcached's protocol
     #[command(after_help = workload::help())]
     Load(LoadArgs),
@@ -72,17 +80,8 @@ pub(crate) struct CompareArgs {
     #[arg(long = "workload", value_name = "NAME", num_args = 1.., value_delimiter = ',',
         value_parser = parse_workload)]
     pub(crate) workloads: Vec<Workload>,
-    /// What to compare
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_built_in,
-        default_value = "magent,nutcracker,direct")]
-    peers: Vec<Peer>,
-    /// Another proxy, as a command with placeholders (see below); can be repeated
-    #[arg(long = "peer", value_name = "NAME=COMMAND",
-        value_parser = |text: &str| Peer::parse(text).map_err(|err| format!("{err:#}")))]
-    more_peers: Vec<Peer>,
-    /// The peer that ratios are taken to
-    #[arg(long, value_name = "NAME", default_value = "nutcracker")]
-    pub(crate) baseline: String,
+    #[command(flatten)]
+    pub(crate) line_up: LineUp,
     /// memcacheds to start
     #[arg(long, value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -107,11 +106,6 @@ pub(crate) struct CompareArgs {
 }
 
 impl CompareArgs {
-    /// The peers, built-in ones first.
-    pub(crate) fn peers(&self) -> Vec<Peer> {
-        [self.peers.clone(), self.more_peers.clone()].concat()
-    }
-
     /// The workloads with their overrides.
     pub(crate) fn workloads(&self) -> Result<Vec<Workload>> {
         let chosen = if self.workloads.is_empty() {
@@ -175,6 +169,125 @@ pub(crate) struct GrowthArgs {
     pub(crate) json: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) setup: Setup,
+}
+
+/// Who is compared.
+#[derive(Args, Debug)]
+pub(crate) struct LineUp {
+    /// What to compare
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_built_in,
+        default_value = "magent,nutcracker,direct")]
+    peers: Vec<Peer>,
+    /// Another proxy, as a command with placeholders (see below); can be repeated
+    #[arg(long = "peer", value_name = "NAME=COMMAND",
+        value_parser = |text: &str| Peer::parse(text).map_err(|err| format!("{err:#}")))]
+    more_peers: Vec<Peer>,
+    /// The peer that ratios are taken to
+    #[arg(long, value_name = "NAME", default_value = "nutcracker")]
+    pub(crate) baseline: String,
+}
+
+impl LineUp {
+    /// The peers, built-in ones first.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        [self.peers.clone(), self.more_peers.clone()].concat()
+    }
+
+    /// Their names, checked.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let names: Vec<String> = self.peers().into_iter().map(|peer| peer.name).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        ensure!(
+            sorted.len() == names.len(),
+            "two peers with one name in {}",
+            names.join(", ")
+        );
+        Ok(names)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FairnessArgs {
+    /// Who disturbs the small clients, by name [default: each in turn]
+    #[arg(long = "intruder", value_name = "NAME", num_args = 1.., value_delimiter = ',',
+        value_parser = parse_intruder)]
+    intruders: Vec<&'static Row>,
+    #[command(flatten)]
+    pub(crate) line_up: LineUp,
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+    /// memcacheds to start: with one, all meet at it
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) backends: u32,
+    /// Requests per second of all small clients together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// Write every run
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl FairnessArgs {
+    pub(crate) fn intruders(&self) -> Vec<&'static Row> {
+        if self.intruders.is_empty() {
+            INTRUDERS.iter().collect()
+        } else {
+            self.intruders.clone()
+        }
+    }
+
+    /// What the small clients do.
+    pub(crate) fn small(&self) -> Workload {
+        Workload {
+            pace: self.rate.map_or(SMALL_CLIENTS.pace, Pace::Rate),
+            ..SMALL_CLIENTS
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OverloadArgs {
+    #[command(flatten)]
+    pub(crate) line_up: LineUp,
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+    /// memcacheds to start
+    #[arg(long, value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) backends: u32,
+    /// Connections of the generator
+    #[arg(long, value_name = "N", default_value_t = WANTED.connections,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// Requests that may wait on each connection
+    #[arg(long, value_name = "N", default_value_t = WANTED.depth,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    depth: u32,
+    /// Bytes of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..1 << 20))]
+    value_len: u32,
+    /// Write every run
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl OverloadArgs {
+    /// What is wanted.
+    pub(crate) fn workload(&self) -> Workload {
+        /// All keys together fit a memcached.
+        const STORED_LEN_MAX: u32 = 100_000_000;
+        Workload {
+            connections: self.connections,
+            depth: self.depth,
+            value_len: usize::try_from(self.value_len).expect("u32 fits usize on Linux"),
+            key_count: WANTED.key_count.min(STORED_LEN_MAX / self.value_len),
+            ..WANTED
+        }
+    }
 }
 
 /// How things are measured, whatever is measured.
@@ -341,6 +454,12 @@ fn parse_target(text: &str) -> Result<SocketAddr> {
     found.next().context("no such host")
 }
 
+fn fairness_help() -> String {
+    let rows = INTRUDERS.iter();
+    let rows = rows.map(|row| format!("  {:<14} {}", row.name, row.about));
+    format!("Intruders:\n{}", rows.collect::<Vec<_>>().join("\n"))
+}
+
 fn compare_help() -> String {
     let rows: Vec<String> = PLACEHOLDERS
         .iter()
@@ -377,7 +496,7 @@ mod tests {
             ["get", "mixed"]
         );
         assert!(workloads.iter().all(|row| row.depth == 4));
-        assert_eq!((args.setup.runs(), args.peers().len()), (3, 1));
+        assert_eq!((args.setup.runs(), args.line_up.peers().len()), (3, 1));
     }
 
     #[test]

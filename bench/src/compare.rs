@@ -2,17 +2,24 @@
 
 use anyhow::{Result, ensure};
 
-use crate::arena::{Arena, Entry, Ground, Outcome};
+use crate::arena::{Arena, Beside, Entry, Ground, Outcome};
 use crate::cli::CompareArgs;
 use crate::report;
 use crate::workload::Workload;
 
 /// Carries out `bench compare`.
 pub(crate) fn compare(args: &CompareArgs) -> Result<()> {
-    let names = names(args)?;
+    let names = args.line_up.names()?;
+    let baseline = &args.line_up.baseline;
+    if args.assert_max.is_some() {
+        ensure!(
+            names.contains(baseline),
+            "--assert-max needs the peer {baseline}"
+        );
+    }
     let workloads = args.workloads()?;
     let outcome = run(args, &workloads)?;
-    let summaries = report::summarise(&outcome, &workloads, &names, &args.baseline);
+    let summaries = report::summarise(&outcome, &workloads, &names, baseline);
     print!("{}", report::render(&summaries));
     if let Some(path) = &args.json {
         report::write_json(path, &outcome, &summaries)?;
@@ -27,29 +34,8 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<()> {
     report::none_failed(&failures)
 }
 
-/// The names of the peers, checked.
-fn names(args: &CompareArgs) -> Result<Vec<String>> {
-    let names: Vec<String> = args.peers().into_iter().map(|peer| peer.name).collect();
-    let mut sorted = names.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    ensure!(
-        sorted.len() == names.len(),
-        "two peers with one name in {}",
-        names.join(", ")
-    );
-    if args.assert_max.is_some() {
-        ensure!(
-            names.contains(&args.baseline),
-            "--assert-max needs the peer {}",
-            args.baseline
-        );
-    }
-    Ok(names)
-}
-
 fn run(args: &CompareArgs, workloads: &[Workload]) -> Result<Outcome> {
-    let peers = args.peers();
+    let peers = args.line_up.peers();
     let connections = workloads.iter().map(|workload| workload.connections);
     let ground = Ground {
         backends: args.backends,
@@ -57,6 +43,7 @@ fn run(args: &CompareArgs, workloads: &[Workload]) -> Result<Outcome> {
         connections: connections.max().unwrap_or(0),
         memcached: "-m 1024",
         pinned: true,
+        beside: Beside::Generator,
     };
     let arena = Arena::new(&args.setup, &ground, &peers)?;
     let rounds = usize::try_from(args.setup.runs())?;
@@ -69,7 +56,11 @@ fn run(args: &CompareArgs, workloads: &[Workload]) -> Result<Outcome> {
             backends: args.backends,
             workers: 1,
         });
-        arena.heat(entries.collect(), Some(&args.baseline), &mut outcome)?;
+        arena.heat(
+            entries.collect(),
+            Some(&args.line_up.baseline),
+            &mut outcome,
+        )?;
     }
     Ok(outcome)
 }

@@ -108,6 +108,8 @@ pub(crate) struct Generator {
     poll: Poll,
     events: Events,
     pacer: Option<Pacer>,
+    /// Connections with requests that are not sent yet.
+    pushed: Vec<usize>,
     random: fastrand::Rng,
     started: Instant,
     last_answer_ns: u64,
@@ -150,6 +152,7 @@ impl Generator {
             poll,
             events: Events::with_capacity(1_024),
             pacer,
+            pushed: Vec::new(),
             random: fastrand::Rng::with_seed(1),
             started: Instant::now(),
             last_answer_ns: 0,
@@ -172,6 +175,38 @@ impl Generator {
         tally.elapsed = start.elapsed();
         self.count_unanswered(&mut tally);
         Ok(tally)
+    }
+
+    /// From here on requests are due at `pace`, with at most `depth` in flight per connection.
+    /// What was due and found no room is forgotten: who wanted it has given up.
+    pub(crate) fn change(&mut self, pace: Pace, depth: u32) -> Result<()> {
+        assert!(
+            depth >= self.workload.depth,
+            "an answer makes room for a request"
+        );
+        self.workload.depth = depth;
+        self.pacer = match pace {
+            Pace::Closed | Pace::Never => None,
+            Pace::Rate(rate) => {
+                let mut pacer = match self.pacer.take() {
+                    Some(pacer) => pacer,
+                    None => Pacer::new(rate, &self.workload, &self.poll)?,
+                };
+                let depth = usize::try_from(depth)?;
+                let waiting = self.connections.iter().map(|this| this.waiting().len());
+                let waiting: Vec<usize> = waiting.collect();
+                let with_room = |nth: usize| {
+                    let clients = waiting.iter().enumerate();
+                    clients.filter_map(move |(index, has)| (has + nth < depth).then_some(index))
+                };
+                let free = (0..depth).flat_map(with_room).collect();
+                pacer.restart(rate, self.now_ns(), free);
+                Some(pacer)
+            }
+            Pace::HalfOfBaseline => bail!("{} needs a rate", self.workload.name),
+        };
+        self.workload.pace = pace;
+        Ok(())
     }
 
     /// Waits for the answers of what is in flight and checks them too.
@@ -295,6 +330,10 @@ impl Generator {
         {
             self.push(index, pacer.due_ns());
             pacer.sent += 1;
+            self.pushed.push(index);
+        }
+        // What is due together leaves together; nothing is left for the second time.
+        for index in self.pushed.drain(..) {
             self.connections[index].flush()?;
         }
         pacer.arm(now_ns)?;
@@ -343,6 +382,8 @@ enum Refill {
 /// When requests of an open loop are due, and who has room for them.
 struct Pacer {
     rate: u64,
+    /// When request 0 was due.
+    began_ns: u64,
     /// Requests sent; also the number of the next.
     sent: u64,
     /// Connections with room, once for each request they have room for.
@@ -365,6 +406,7 @@ impl Pacer {
         let free = (0..workload.depth).flat_map(|_| clients.clone()).collect();
         Ok(Self {
             rate,
+            began_ns: 0,
             sent: 0,
             free,
             timer,
@@ -372,9 +414,15 @@ impl Pacer {
         })
     }
 
+    /// Begins anew, with another rate and these connections that have room.
+    fn restart(&mut self, rate: u64, now_ns: u64, free: VecDeque<usize>) {
+        (self.rate, self.began_ns) = (rate, now_ns);
+        (self.sent, self.free, self.armed_ns) = (0, free, 0);
+    }
+
     fn due_of(&self, number: u64) -> u64 {
         let due_ns = u128::from(number) * u128::from(NS_PER_S) / u128::from(self.rate);
-        u64::try_from(due_ns).unwrap_or(u64::MAX)
+        u64::try_from(due_ns).map_or(u64::MAX, |due_ns| self.began_ns.saturating_add(due_ns))
     }
 
     fn due_ns(&self) -> u64 {
@@ -506,6 +554,21 @@ mod tests {
             "{}",
             tally.latency_us(50.0)
         );
+    }
+
+    #[test]
+    fn another_pace_forgets_what_found_no_room_and_keeps_what_is_in_flight() {
+        let (_listener, address) = mute();
+        let workload = workload(1, Pace::Rate(1_000));
+        let mut generator = Generator::connect(&workload, &[address]).unwrap();
+        generator.run(Duration::from_millis(20)).unwrap();
+        generator.change(Pace::Rate(100), 3).unwrap();
+        let pacer = generator.pacer.as_ref().unwrap();
+        assert_eq!(pacer.free, [0, 1, 2, 0, 1, 2], "one each is in flight");
+        assert_eq!((pacer.sent, pacer.due_ns()), (0, pacer.began_ns));
+        generator.change(Pace::Closed, 3).unwrap();
+        generator.run(Duration::from_millis(5)).unwrap();
+        assert_eq!(generator.in_flight(), 9);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::arena::{self, Arena, Entry, Ground, Outcome};
+use crate::arena::{self, Arena, Beside, Entry, Ground, Outcome};
 use crate::chart::{Curve, Panel, panels};
 use crate::cli::GrowthArgs;
 use crate::environment::Environment;
@@ -162,6 +162,7 @@ fn run(args: &GrowthArgs, dimensions: &[Dimension], plans: &[Plan]) -> Result<Ou
             connections: most(|entry| entry.workload.connections),
             memcached: dimension.memcached(),
             pinned: dimension != Dimension::Workers,
+            beside: Beside::Generator,
         };
         eprintln!(
             "{}: starting {} memcacheds",

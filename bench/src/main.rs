@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main -> compare, table -> goals, growth      what is compared with what
+//!          fairness -> intruder, overload         the same, for questions of their own
 //!          │ └──> report, stats, chart          medians, ratios, tables, drawings
 //!          └────> arena ──> process, peer       backends and proxies as children
 //!                  └──────> measure ──> meter      CPU and memory from /proc
@@ -16,15 +17,19 @@ mod cli;
 mod compare;
 mod connection;
 mod environment;
+mod fairness;
+mod figures;
 mod generator;
 mod goals;
 mod grid;
 mod growth;
 mod hot_path;
 mod interrupt;
+mod intruder;
 mod keys;
 mod measure;
 mod meter;
+mod overload;
 mod peer;
 mod preload;
 mod process;
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
         Task::Compare(args) => compare::compare(args),
         Task::Table(args) => table::table(args),
         Task::Growth(args) => growth::growth(args),
+        Task::Fairness(args) => fairness::fairness(args),
+        Task::Overload(args) => overload::overload(args),
         Task::Load(args) => load(args),
         Task::Instructions(args) => instructions(args),
         Task::HotPath(args) => args.path.run(args.rounds),

@@ -312,8 +312,13 @@ pub(crate) fn write_json(
         failures: &outcome.failures,
         runs: &outcome.runs,
     };
+    write(path, &document)
+}
+
+/// Writes anything as JSON.
+pub(crate) fn write(path: &Path, what: &impl Serialize) -> Result<()> {
     let file = create(path)?;
-    serde_json::to_writer_pretty(file, &document).with_context(|| path.display().to_string())
+    serde_json::to_writer_pretty(file, what).with_context(|| path.display().to_string())
 }
 
 /// Writes the runs as CSV, one a line.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
 
-use crate::arena::{self, Arena, Entry, Ground, Outcome};
+use crate::arena::{self, Arena, Beside, Entry, Ground, Outcome};
 use crate::chart::{Bar, Section, bars};
 use crate::cli::{BACKUPS, Setup, TableArgs};
 use crate::environment::Environment;
@@ -70,6 +70,7 @@ fn run(setup: &Setup, names: &[&str], idle: u32) -> Result<Outcome> {
         connections: connections.max().unwrap_or(0),
         memcached: "-m 1024",
         pinned: true,
+        beside: Beside::Generator,
     };
     let peers: Vec<Peer> = heats.iter().flat_map(|(_, peers)| peers.clone()).collect();
     let arena = Arena::new(setup, &ground, &peers)?;

@@ -35,8 +35,8 @@ pub(crate) struct Request {
     /// When it was sent, or with a fixed rate: when it should have been. Nanoseconds from the
     /// start of the run.
     pub(crate) start_ns: u64,
-    /// The keys already answered, bit n for `first + n`.
-    seen: u128,
+    /// The keys already answered.
+    seen: Seen,
 }
 
 impl Request {
@@ -50,7 +50,7 @@ impl Request {
             first,
             key_count,
             start_ns,
-            seen: 0,
+            seen: Seen::default(),
         }
     }
 
@@ -101,12 +101,43 @@ impl Request {
         if offset >= self.key_count {
             return Err(not_asked);
         }
-        let bit = 1 << offset;
-        if self.seen & bit != 0 {
+        if !self.seen.insert(offset) {
             return Err("the same key twice");
         }
-        self.seen |= bit;
         Ok(())
+    }
+}
+
+/// Which of a request's keys have been answered: bit n for `first + n`.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    first: u128,
+    /// Empty, and so not allocated, where the keys are few.
+    more: Vec<u128>,
+}
+
+impl Seen {
+    /// Notes key `offset`; whether it was not noted before.
+    fn insert(&mut self, offset: u32) -> bool {
+        let word = usize::try_from(offset / u128::BITS).expect("u32 fits usize on Linux");
+        let bits = match word.checked_sub(1) {
+            None => &mut self.first,
+            Some(index) => {
+                if self.more.len() <= index {
+                    self.more.resize(index + 1, 0);
+                }
+                &mut self.more[index]
+            }
+        };
+        let bit = 1 << (offset % u128::BITS);
+        let fresh = *bits & bit == 0;
+        *bits |= bit;
+        fresh
+    }
+
+    fn count(&self) -> u32 {
+        let more = self.more.iter().map(|bits| bits.count_ones());
+        self.first.count_ones() + more.sum::<u32>()
     }
 }
 
@@ -269,7 +300,7 @@ impl Checker {
         text: &[u8],
     ) -> Result<Option<Answer>, Wrong> {
         if text == b"END" {
-            let hits = request.seen.count_ones();
+            let hits = request.seen.count();
             return Ok(Some(Answer::Values {
                 hits,
                 misses: request.key_count - hits,
@@ -422,8 +453,8 @@ const CRLF: &[u8] = b"\r\n";
 
 const PACKET_HEADER_LEN: usize = 24;
 
-/// Keys in one request; `Request::seen` has a bit for each.
-pub(crate) const KEYS_PER_REQUEST_MAX: u32 = u128::BITS;
+/// Keys in one request.
+pub(crate) const KEYS_PER_REQUEST_MAX: u32 = 100_000;
 
 /// Longest line of an answer: `VALUE`, a key of 250 bytes, two numbers, with room to spare.
 const LINE_LEN_MAX: usize = 1_024;

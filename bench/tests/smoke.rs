@@ -48,6 +48,38 @@ fn closed_loop_keeps_memcacheds_busy() {
 }
 
 #[test]
+fn small_clients_are_measured_beside_every_intruder() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("runs.json");
+    let short = "--runs 1 --seconds 0.1 --warm-up 0.05 --no-pin --rate 500";
+    let output = bench(&format!(
+        "fairness --peers direct {short} --json {}",
+        json.display()
+    ));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    for name in ["nobody: ", "large-4: ", "slow-writer: ", "writer: "] {
+        assert!(table.contains(name), "{name}\n{table}");
+    }
+    let runs = std::fs::read_to_string(json).unwrap();
+    assert_eq!(runs.matches("\"intruder\"").count(), 8, "{runs}");
+}
+
+#[test]
+fn an_overload_ends_and_is_told() {
+    let short = "--runs 1 --seconds 0.1 --warm-up 0.05 --no-pin --connections 8 --depth 16";
+    let output = bench(&format!("overload --peers direct {short}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        table.contains("goodput/s") && table.contains("direct "),
+        "{table}"
+    );
+}
+
+#[test]
 fn what_is_missing_is_said() {
     for (words, hint) in [
         (

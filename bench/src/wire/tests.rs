@@ -275,3 +275,16 @@ fn set() {
     );
     check(&set, b"END\r\n", None);
 }
+
+#[test]
+fn each_of_a_thousand_keys_is_seen_once() {
+    let mut seen = Seen::default();
+    assert!((0..1_000).all(|offset| seen.insert(offset)));
+    assert_eq!(seen.count(), 1_000);
+    assert!(
+        ![0, 127, 128, 999]
+            .into_iter()
+            .any(|offset| seen.insert(offset))
+    );
+    assert_eq!(seen.count(), 1_000);
+}
