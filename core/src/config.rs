@@ -352,6 +352,8 @@ limits! {
         "Bytes of one value. Far above memcached's default of 1 MiB: the backends decide, this only bounds the proxy's memory.";
     requests_in_flight_max = 1_024, 16..=65_536, None,
         "Unanswered requests of one client; each key of a multi-key get counts. A client that has more is not read until some are answered.";
+    requests_under_way_max = 65_536, 1_024..=16_777_216, None,
+        "Unanswered requests of one worker, over all its clients. Beyond it a client that waits for an answer is not read: what cannot be asked soon waits in its socket instead of becoming too late here.";
     requests_per_turn_max = 128, 1..=65_536, None,
         "Requests of one client that are taken up before others have their turn; each key of a multi-key get counts. The rest waits for the next turn, a millisecond at most.";
     client_unread_len_pause = 1_048_576, 16_384..=1_073_741_824, None,

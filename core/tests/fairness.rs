@@ -181,6 +181,31 @@ fn what_nobody_waits_for_any_more_is_not_asked() {
 }
 
 #[test]
+fn what_cannot_be_asked_soon_waits_in_its_socket() {
+    const UNDER_WAY_MAX: u64 = 2_000;
+    let mut rig = Rig::with_limits(1, 0, |limits| limits.requests_under_way_max = UNDER_WAY_MAX);
+    let clients: Vec<ClientId> = (0..50).map(|_| known_client(&mut rig)).collect();
+    let known = rig.count(Counter::Gets);
+    for client in &clients {
+        rig.send(*client, &gets(1_000));
+    }
+    let begun = rig.count(Counter::Gets) - known;
+    let everybody = clients.len() as u64;
+    assert!(
+        (UNDER_WAY_MAX..=UNDER_WAY_MAX + everybody).contains(&begun),
+        "{begun}"
+    );
+    let waiting = clients
+        .iter()
+        .filter(|&&client| !rig.engine.wants_client_data(client));
+    assert!(waiting.count() >= clients.len() - 2, "two fit in whole");
+    miss_everything(&mut rig);
+    for client in clients {
+        assert_eq!(rig.got(client).lines().count(), 1_000);
+    }
+}
+
+#[test]
 fn requests_under_way_are_part_of_the_memory() {
     const MEMORY: u64 = 16 << 20;
     let mut rig = Rig::with_limits(1, 0, |limits| limits.memory_max = MEMORY);

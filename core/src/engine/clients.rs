@@ -497,14 +497,16 @@ impl Engine {
                 && (client.queue.len() as u64) < self.limits.requests_in_flight_max
                 && unread < self.limits.client_unread_len_pause
                 && !self.has_had_its_turn(client)
-                && (!self.is_memory_short() || client.queue.is_empty())
+                && (!self.is_full() || client.queue.is_empty())
         })
     }
 
-    /// Whether requests and answers take all the memory that they may.
-    fn is_memory_short(&self) -> bool {
+    /// Whether as many requests are under way as may be, or take all the memory that they may.
+    fn is_full(&self) -> bool {
+        let count = self.exchanges.len();
         self.memory_len >= self.memory_len_max
-            || self.exchanges.len() >= exchange::count_within(self.memory_len_max / 3)
+            || count as u64 >= self.limits.requests_under_way_max
+            || count >= exchange::count_within(self.memory_len_max / 3)
     }
 
     /// Makes exchanges of `data`; yields how many bytes it used.
