@@ -12,7 +12,8 @@ use super::exchange::{Class, Exchange, ExchangeId, Form, Kind, Outcome, Quiet};
 use super::{ClientId, Engine, rights};
 use crate::Time;
 use crate::proto::{
-    ArithVerb, GetVerb, KEY_LEN_MAX, Keys, Letters, Meta, MetaVerb, Request, Store, StoreVerb, meta,
+    ArithVerb, GetVerb, KEY_LEN_MAX, Keys, Letters, Meta, MetaVerb, Request, Store, StoreVerb,
+    encode_decimal, meta,
 };
 use crate::scheme::{KEYS_AT_ONCE, KeyHash};
 use crate::stats::Counter;
@@ -322,7 +323,7 @@ impl Engine {
         ] {
             this.wire.extend_from_slice(part);
         }
-        push_number(&mut this.wire, store.value_len);
+        encode_decimal(store.value_len.into(), &mut this.wire);
         if store.verb == StoreVerb::Cas {
             this.wire.push(b' ');
             this.wire.extend_from_slice(store.cas);
@@ -473,9 +474,4 @@ const fn quiet_of(verb: MetaVerb) -> Quiet {
 
 fn key_len_u16(len: usize) -> u16 {
     u16::try_from(len).expect("lines that hold a key are short")
-}
-
-fn push_number(out: &mut Vec<u8>, number: u32) {
-    use std::io::Write as _;
-    write!(out, "{number}").expect("writing to a Vec cannot fail");
 }
