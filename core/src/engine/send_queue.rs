@@ -19,7 +19,9 @@ const TAIL_LEN_MAX: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     /// For lines and small answers.
-    free: Vec<Vec<u8>>,
+    small: Vec<Vec<u8>>,
+    /// Capacity of all that are in `small`.
+    small_len: usize,
     /// For large payloads. New ones would be given pages by the kernel, one fault each.
     large: Vec<Vec<u8>>,
     /// Capacity of all that are in `large`.
@@ -27,13 +29,15 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// More than this many free buffers are given back to the allocator.
-    const FREE_MAX: usize = 64;
+    /// As much is kept for small ones: thousands of clients may be answered in one turn.
+    const SMALL_LEN_MAX: usize = 1024 * 1024;
     /// As much is kept for large payloads, and a single one that is larger is not: it would pin its size for ever.
     const LARGE_LEN_MAX: usize = 4 * 1024 * 1024;
 
     fn take(&mut self) -> Vec<u8> {
-        self.free.pop().unwrap_or_default()
+        let buffer = self.small.pop().unwrap_or_default();
+        self.small_len -= buffer.capacity();
+        buffer
     }
 
     /// An empty buffer that `len` bytes fit into, and not many more.
@@ -53,8 +57,9 @@ impl Pool {
         buffer.clear();
         let capacity = buffer.capacity();
         if capacity <= TAIL_LEN_MAX {
-            if capacity > 0 && self.free.len() < Self::FREE_MAX {
-                self.free.push(buffer);
+            if capacity > 0 && self.small_len + capacity <= Self::SMALL_LEN_MAX {
+                self.small_len += capacity;
+                self.small.push(buffer);
             }
         } else if self.large_len + capacity <= Self::LARGE_LEN_MAX {
             self.large_len += capacity;
