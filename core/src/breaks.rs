@@ -54,7 +54,7 @@ breaks! {
     CasGuard, "cas-guard", "The catch-up deletes a copy that is out of date whatever the follower holds by then.";
     TwoStepFlip, "two-step-flip", "A backend that has caught up is read before everyone knows that conditional commands wait.";
     FlipAgain, "flip-again", "A backend is read although a key went back to the catch-up meanwhile.";
-    DeleteNotRepeat, "delete-not-repeat", "A follower that is catching up is told to repeat append, incr and touch.";
+    DeleteNotRepeat, "delete-not-repeat", "A follower that is catching up is told to repeat append and incr.";
     FollowerMiss, "follower-miss", "A follower's miss is the answer to a hedged read.";
     Takeover, "takeover", "A backend that is catching up leads with copies that were not looked at again.";
     OneWriter, "one-writer", "Workers write one key at the same time.";

@@ -44,7 +44,7 @@ pub(crate) fn outcome(exchange: &Exchange, line: &mut Vec<u8>) -> (Form, bool) {
         }
         // Its touch alone: a follower without the item must not create one (`N`), nor give the recache away
         // (`R`) that the client already has from the authority.
-        (Request::Meta(request), Outcome::Repeat) if request.verb == MetaVerb::Get => {
+        (Request::Meta(request), Outcome::Touch) => {
             meta::encode_outcome(&request, line);
             (Form::Meta, true)
         }
@@ -67,7 +67,7 @@ pub(crate) fn outcome(exchange: &Exchange, line: &mut Vec<u8>) -> (Form, bool) {
             (Form::Line, false)
         }
         (_, Outcome::Delete) => (delete(exchange, line), false),
-        (_, Outcome::Repeat | Outcome::Set | Outcome::Nothing) => {
+        (_, Outcome::Repeat | Outcome::Touch | Outcome::Set | Outcome::Nothing) => {
             line.extend_from_slice(&exchange.wire);
             (exchange.write.form, true)
         }

@@ -50,6 +50,19 @@ pub(crate) enum Class {
     Conditional(Outcome),
 }
 
+impl Class {
+    /// Whether a follower that catches up is told by a deletion, because repeating it on a copy that the healer has
+    /// just made would do it twice.
+    pub(crate) const fn is_told_by_deletion(self) -> bool {
+        match self {
+            Self::Conditional(Outcome::Repeat | Outcome::Delete) => true,
+            Self::Conditional(Outcome::Set | Outcome::Touch | Outcome::Nothing)
+            | Self::Store
+            | Self::Remove => false,
+        }
+    }
+}
+
 /// How the outcome of a conditional command reaches the follower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -57,6 +70,8 @@ pub(crate) enum Outcome {
     Set,
     /// By repeating the command.
     Repeat,
+    /// By repeating what it does to the item's end: to do that twice does no harm.
+    Touch,
     /// As a delete: the outcome cannot be expressed.
     Delete,
     /// Not at all: the command only hands out a token (`mg` with `N` or `R`).
@@ -148,6 +163,8 @@ pub(crate) struct Write {
     pub holds_lock: bool,
     /// The backend that lost its copy to a deletion, although the authority may have the item.
     pub recopy: Option<BackendId>,
+    /// Whether the healer may have copied what the authority did before it answered.
+    pub may_be_copied: bool,
 }
 
 /// One answer owed.
@@ -258,6 +275,7 @@ impl Exchange {
                 epoch: None,
                 holds_lock: false,
                 recopy: None,
+                may_be_copied: false,
             },
             version: 0,
             retries: 0,

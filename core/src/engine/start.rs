@@ -84,7 +84,7 @@ impl Engine {
                 noreply,
             } => {
                 self.count(Counter::Touches);
-                let class = Class::Conditional(Outcome::Repeat);
+                let class = Class::Conditional(Outcome::Touch);
                 let line = [&b"touch "[..], key, b" ", exptime];
                 self.start_line(now, id, &line, 6, key.len(), class, noreply);
             }
@@ -292,7 +292,7 @@ impl Engine {
         let start = key_len_u16(verb.len() + exptime.len() + 1);
         this.key = start..start + key_len_u16(key.len());
         self.count(Counter::Touches);
-        let class = Class::Conditional(Outcome::Repeat);
+        let class = Class::Conditional(Outcome::Touch);
         self.begin_write(now, exchange, class, Form::Values);
     }
 
@@ -397,7 +397,10 @@ pub(super) fn kind_of_meta(meta: &Meta<'_>) -> (Counter, Kind, Class) {
     const CONDITIONS: Letters = Letters::of(b"CIx");
     let repeated = Class::Conditional(Outcome::Repeat);
     match meta.verb {
-        MetaVerb::Get if meta.letters.has(b'T') => (Counter::Gets, Kind::Write, repeated),
+        MetaVerb::Get if meta.letters.has(b'T') => {
+            let class = Class::Conditional(Outcome::Touch);
+            (Counter::Gets, Kind::Write, class)
+        }
         MetaVerb::Get if meta.letters.has_any(WINS) => {
             let class = Class::Conditional(Outcome::Nothing);
             (Counter::Gets, Kind::Write, class)

@@ -111,12 +111,17 @@ impl Engine {
         }
         self.writes_of_epoch += 1;
         let epoch = self.view.epoch;
+        // Not to one that follows later: nothing is copied to it before the writes of this epoch are over.
+        let may_be_copied = plan
+            .follower
+            .is_some_and(|follower| matches!(self.standing(follower.backend), Standing::Junior(_)));
         let write = &mut self.exchanges[exchange].write;
         let form = write.form;
         write.epoch = Some(epoch);
         write.authority = authority;
         write.authority_verdict = None;
         write.follower_verdict = None;
+        write.may_be_copied = may_be_copied;
         write.stage = if parallel {
             Stage::Parallel
         } else {
@@ -249,6 +254,8 @@ impl Engine {
         };
         if refused_store {
             self.mend(now, exchange, &[Some(write.authority), Some(partner)]);
+        } else if verdict == Verdict::Refused && self.takes_old_item(exchange) {
+            self.mend(now, exchange, &[Some(partner)]);
         } else if !copied {
             self.write_is_over(exchange);
         } else if self.standing(partner) == Standing::Absent {
@@ -259,8 +266,16 @@ impl Engine {
         }
     }
 
+    /// Whether memcached has dropped the old item with a store on a condition that it refused: for want of room it
+    /// does so with any `ms`. Of the classic stores only `set` does.
+    fn takes_old_item(&self, exchange: ExchangeId) -> bool {
+        let this = &self.exchanges[exchange];
+        this.wire.starts_with(b"ms ") && this.reply.starts_with(b"SERVER_ERROR ")
+    }
+
     /// The authority failed before it answered. Whoever succeeds it decides anew: what the failed one may
-    /// have done is remembered and purged before it is read again.
+    /// have done is remembered and purged before it is read again. Not where that may have been copied to its
+    /// successor by then, who would do it twice.
     fn decide_anew(&mut self, now: Time, exchange: ExchangeId) {
         self.uncount(exchange);
         if self.exchanges[exchange].streamed {
@@ -269,7 +284,8 @@ impl Engine {
         let this = &mut self.exchanges[exchange];
         this.write.redecided += 1;
         this.write.stage = Stage::Waiting;
-        if this.backup.is_none() || this.write.redecided > REDECIDED_MAX {
+        let twice = this.write.may_be_copied && this.write.class.is_told_by_deletion();
+        if this.backup.is_none() || this.write.redecided > REDECIDED_MAX || twice {
             self.set_reply(
                 exchange,
                 b"SERVER_ERROR backend failed before it answered\r\n",
@@ -292,9 +308,14 @@ impl Engine {
             self.standing(follower) != Standing::InStep && !self.breaks.has(Break::DeleteNotRepeat);
         let this = &mut self.exchanges[exchange];
         let (form, with_payload) = match this.write.class {
-            Class::Conditional(Outcome::Repeat | Outcome::Delete) if catching_up => {
+            class if class.is_told_by_deletion() && catching_up => {
                 this.write.recopy = Some(follower);
                 (encode::delete(this, &mut line), false)
+            }
+            Class::Conditional(Outcome::Touch) if catching_up => {
+                // Unless it turns out to have the item.
+                this.write.recopy = Some(follower);
+                encode::outcome(this, &mut line)
             }
             Class::Conditional(_) | Class::Store | Class::Remove => {
                 encode::outcome(this, &mut line)
@@ -316,7 +337,11 @@ impl Engine {
     }
 
     fn after_copy(&mut self, now: Time, exchange: ExchangeId) {
-        let this = &self.exchanges[exchange];
+        let this = &mut self.exchanges[exchange];
+        let is_touch = this.write.class == Class::Conditional(Outcome::Touch);
+        if is_touch && this.write.follower_verdict == Some(Verdict::Done) {
+            this.write.recopy = None;
+        }
         let write = this.write;
         let agrees = match write.follower_verdict.expect("the follower's leg is over") {
             Verdict::Unknown => true,

@@ -240,6 +240,7 @@ impl Case {
         let (asked, told) = token.split_once(" ⇢ ").unwrap();
         let answer = self.exchange(asked, &command.asked, command, variant);
         let line = command.told_behind.as_ref().unwrap_or(&command.told);
+        let touches = line.starts_with("touch ") || line.starts_with("mg ");
         let says = match &command.told_behind {
             None => command.other_says.clone(),
             Some(deletions) if deletions.starts_with("md ") => "HD\r\n".to_owned(),
@@ -250,16 +251,20 @@ impl Case {
             ..command.clone()
         };
         self.exchange(told, line, &other, variant);
-        if let Some(deletions) = &command.told_behind {
-            let recopied = std::mem::take(&mut self.rig.healer.recopied);
-            let target = BackendId(u16::try_from(index(told.trim_matches('✗'))).unwrap());
-            assert_eq!(recopied.len(), deletions.lines().count(), "{}", self.what);
-            assert!(
-                recopied.iter().all(|(backend, _)| *backend == target),
-                "{}",
-                self.what
-            );
-        }
+        let is_recopied = |(_, said): &(&str, &str)| match &command.told_behind {
+            Some(_) => true,
+            None => touches && (told.contains('✗') || ["NOT_FOUND", "EN"].contains(said)),
+        };
+        let lines = line.lines().zip(other.says.lines());
+        let expected = lines.filter(is_recopied).count();
+        let recopied = std::mem::take(&mut self.rig.healer.recopied);
+        let target = BackendId(u16::try_from(index(told.trim_matches('✗'))).unwrap());
+        assert_eq!(recopied.len(), expected, "{}", self.what);
+        assert!(
+            recopied.iter().all(|(backend, _)| *backend == target),
+            "{}",
+            self.what
+        );
         match &command.hears {
             Hears::Answer => answer,
             Hears::This(_) | Hears::Sum => None,

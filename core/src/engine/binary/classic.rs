@@ -87,7 +87,8 @@ impl Engine {
             (b"decr ", delta.digits(), repeated)
         } else if command == Command::Touch {
             self.count(Counter::Touches);
-            (b"touch ", exptime.digits(), repeated)
+            let class = Class::Conditional(Outcome::Touch);
+            (b"touch ", exptime.digits(), class)
         } else {
             assert!(command == Command::Delete, "{command:?} stores nothing");
             (b"delete ", b"", Class::Remove)
