@@ -221,7 +221,7 @@ impl Healer {
     /// Closes both connections and accounts for what the backend owed.
     pub(super) fn give_up(&mut self, now: Time, backend: BackendId) {
         self.stop_walk(backend);
-        self.forget_lock(backend);
+        self.forget_walks(backend);
         self.disconnect(backend, Role::Copy);
         let asked = std::mem::take(&mut self.backends[backend.index()].asked);
         for asked in asked {

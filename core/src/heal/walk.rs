@@ -57,6 +57,8 @@ pub(super) struct Walk {
     wanted: u64,
     retry_at: Time,
     delay_ms: u64,
+    /// It has refused to be walked, and is not asked again before `retry_at`.
+    refuses: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,7 @@ impl Walk {
             wanted: 0,
             retry_at: Time(0),
             delay_ms: RETRY_MS_MIN,
+            refuses: false,
         }
     }
 
@@ -177,10 +180,13 @@ impl Healer {
     }
 
     fn look_for_walk(&mut self, now: Time, source: BackendId) {
-        let retry = self.walk(source).retry_at <= now;
+        let walk = self.walk(source);
+        let retry = walk.retry_at <= now;
         if retry {
-            self.walk(source).retry_at = Time(0);
+            walk.retry_at = Time(0);
+            walk.refuses = false;
         }
+        let refuses = walk.refuses;
         let mut targets = Vec::new();
         for target in self.ids() {
             if !self.may_copy_to(target) {
@@ -196,10 +202,11 @@ impl Healer {
             if share.state != ShareState::Wanted {
                 continue;
             }
-            if walkable {
+            if walkable && !refuses {
                 share.state = ShareState::Walking;
                 targets.push((target, share.generation));
             } else {
+                // At once, also to whoever asks next: until it is known, nothing is copied that is read.
                 share.state = ShareState::Unwalkable;
                 self.outputs
                     .push_back(super::Output::Report(Report::Unwalkable { target, source }));
@@ -543,6 +550,7 @@ impl Healer {
         let walk = self.walk(source);
         walk.stage = Stage::Idle;
         walk.retry_at = now.after_ms(UNWALKABLE_MS);
+        walk.refuses = true;
         for (target, generation) in std::mem::take(&mut walk.targets) {
             self.unlist(target, generation, |_| false);
             if let Some(share) = self.target(target).share_of(generation) {
@@ -609,11 +617,13 @@ impl Healer {
         Ok(())
     }
 
-    /// The backend is given up: the lock expires by itself.
-    pub(super) fn forget_lock(&mut self, source: BackendId) {
+    /// The backend is given up: the lock expires by itself, and who comes next may be walked.
+    pub(super) fn forget_walks(&mut self, source: BackendId) {
         let walk = self.walk(source);
         walk.unlock = None;
         walk.renewing = false;
+        walk.retry_at = Time(0);
+        walk.refuses = false;
     }
 
     /// Ends the lock, on the connection that is not closed when a walk is broken off.
