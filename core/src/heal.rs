@@ -305,7 +305,7 @@ impl Healer {
                 Phase::CatchingUp | Phase::Cleaning | Phase::Flipping
             ) && is.incarnation == was.incarnation;
             match is.phase {
-                Phase::CatchingUp if !resumes => {
+                Phase::CatchingUp | Phase::Cleaning if !resumes => {
                     self.progress[id.index()].begin(now);
                     self.target(id).singles_seen = 0;
                 }

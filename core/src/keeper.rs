@@ -34,7 +34,7 @@
 //! - A backend is `Up` only after an epoch in which nothing was left to copy to it and conditional commands
 //!   waited (`Flipping`).
 //! - Nobody leads with copies that were not looked at again: if a source of a junior fails, the junior is
-//!   `Cleaning` until the healer has removed them.
+//!   `Cleaning` until the healer has removed them. So is whoever returns meanwhile and would lead in its stead.
 //! - Whoever copies from a backend never comes to lead it: one that returns ranks behind all others, and one that
 //!   was in step and goes back to catching up ranks before them.
 //! - A backend that somebody flushed while it caught up starts again (`cmd_flush` before and after).

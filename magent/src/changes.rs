@@ -172,6 +172,9 @@ impl Changes {
             (_, Phase::Purging) => {
                 tracing::info!("backend {name}: back after {away:?}: deleting what it missed");
             }
+            (Phase::Purging, Phase::Cleaning) => tracing::info!(
+                "backend {name}: rid of what it missed: waits for a backend that has more"
+            ),
             (_, Phase::Cleaning) => tracing::warn!(
                 "backend {name}: a backend that it catches up from is down: removing copies that may be old"
             ),

@@ -9,7 +9,7 @@ use crate::{BackendId, Time, WorkerId};
 
 impl Keeper {
     pub(super) fn mark_down(&mut self, now: Time, backend: BackendId, failure: Failure) {
-        let someone_else_leads = self.has_partner_in_step(backend);
+        let someone_else_leads = self.has_partner_that_leads(backend);
         let juniors = self.juniors_of(backend);
         let delay_ms = self.config.probe_delay_ms_min;
         let this = &mut self.backends[backend.index()];
@@ -38,6 +38,18 @@ impl Keeper {
                 matches!(state, State::CatchingUp | State::Flipping) && self.leads(leader, partner)
             })
             .collect()
+    }
+
+    /// Whether one that returned before this backend is being cleaned, and leads when that is over.
+    fn is_leader_cleaned(&self, backend: BackendId) -> bool {
+        let seniority = self.backends[backend.index()].seniority;
+        let mut partners = self.config.partners[backend.index()].iter();
+        partners.any(|partner| {
+            let that = &self.backends[partner.index()];
+            matches!(that.state, State::Cleaning)
+                && that.since_epoch > self.settled
+                && that.seniority < seniority
+        })
     }
 
     /// Who these were copied from no longer leads. Nor do they while they are cleaned, so those that copy from
@@ -89,6 +101,13 @@ impl Keeper {
     pub(super) fn enter_catching_up(&mut self, now: Time, backend: BackendId) {
         if self.config.partners[backend.index()].is_empty() {
             self.enter_up(now, backend);
+            return;
+        }
+        if self.is_leader_cleaned(backend) {
+            // It would lead instead, although it lacks more.
+            if !matches!(self.backends[backend.index()].state, State::Cleaning) {
+                self.enter(now, backend, State::Cleaning, None);
+            }
             return;
         }
         self.enter(now, backend, State::CatchingUp, None);
@@ -208,11 +227,11 @@ impl Keeper {
         }
     }
 
-    pub(super) fn has_partner_in_step(&self, backend: BackendId) -> bool {
+    pub(super) fn has_partner_that_leads(&self, backend: BackendId) -> bool {
         self.config.partners[backend.index()].iter().any(|partner| {
             matches!(
                 self.backends[partner.index()].state,
-                State::Up | State::CatchingUp | State::Flipping
+                State::Up | State::CatchingUp | State::Flipping | State::Cleaning
             )
         })
     }

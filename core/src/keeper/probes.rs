@@ -190,7 +190,7 @@ impl Keeper {
         probe: &Probe,
         answer: &ProbeAnswer,
     ) {
-        let partner_leads = self.has_partner_in_step(backend);
+        let partner_leads = self.has_partner_that_leads(backend);
         let why = self.why_still_down(now, backend, probe, answer);
         let delay_ms_min = self.config.probe_delay_ms_min;
         let this = &mut self.backends[backend.index()];

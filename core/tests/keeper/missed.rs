@@ -257,3 +257,43 @@ fn what_an_earlier_process_left() {
         assert_eq!(flushed, !walk.is_empty());
     }
 }
+
+/// Found by seed 312500 of the simulator: it led without what the other one had been told, and was up at once.
+#[test]
+fn whoever_returns_while_the_one_that_leads_is_cleaned_does_not_lead() {
+    let mut bench = Bench::new(STAR);
+    bench.kill(1);
+    bench.kill(2);
+    bench.revive_empty(2);
+    assert_eq!((bench.phase(2), bench.sources(2)), (CatchingUp, vec![0]));
+    assert_eq!(plan_of(&bench, 1, 2).authority, Some(id(2)));
+    bench.muted.insert(HEALER);
+    bench.revive_empty(1);
+    assert_eq!(bench.phase(1), Purging);
+    bench.hold_probes = true;
+    bench.unmute(HEALER);
+    bench.muted.insert(SECOND);
+    bench.kill(0);
+    assert_eq!(bench.phase(2), Cleaning, "it was copied to from 0");
+    bench.answer(1);
+    assert!(plan_of(&bench, 1, 2).soon, "requests wait");
+    bench.unmute(SECOND);
+    assert_eq!((bench.phase(1), bench.phase(2)), (CatchingUp, CatchingUp));
+    assert_eq!(bench.sources(1), [2]);
+    assert_eq!(plan_of(&bench, 1, 2).authority, Some(id(2)));
+}
+
+#[test]
+fn a_stranger_that_returns_while_the_one_that_leads_is_cleaned_is_flushed() {
+    let mut bench = Bench::new(STAR);
+    bench.kill(1);
+    bench.kill(2);
+    bench.revive_empty(2);
+    bench.muted.insert(SECOND);
+    bench.kill(0);
+    assert_eq!(bench.phase(2), Cleaning);
+    bench.restart(1, 3);
+    bench.revive(1);
+    assert_eq!(bench.phase(1), Purging);
+    assert!(bench.view.backends[1].flush, "2 has what was written since");
+}
