@@ -237,6 +237,8 @@ impl World {
             // One that had a second left was not copied, and then a client gave it more.
             return Ok(());
         }
+        let only_ends = copy
+            .is_some_and(|copy| (copy.value, copy.client_flags) == (item.value, item.client_flags));
         let wrong = match copy {
             None => "is not there".to_owned(),
             Some(copy) if copy.value != item.value => {
@@ -257,7 +259,12 @@ impl World {
             self.tally.torn += 1;
             return Ok(());
         }
-        if self.history.has_unordered_writes(key) {
+        let unordered = if only_ends {
+            self.history.has_unordered_ends(key)
+        } else {
+            self.history.has_unordered_writes(key)
+        };
+        if unordered {
             self.tally.overlapped += 1;
             return Ok(());
         }

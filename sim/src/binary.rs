@@ -125,6 +125,7 @@ impl Maker<'_> {
             }
             (_, 13..=18) => {
                 op.verb = Verb::Touch;
+                op.conditional = true;
                 let exptime = self.lasting(kind).to_be_bytes();
                 self.packet(op, TOUCH, &exptime, &[], 0);
             }

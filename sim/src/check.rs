@@ -136,26 +136,40 @@ impl History {
         op.responded = Some(now);
     }
 
-    /// Whether a key was only stored to since `op`, whatever became of that.
+    /// Whether a key was only stored to since `op`, or touched, whatever became of that.
     pub(crate) fn only_stores_behind(&self, key: usize, op: &Op) -> bool {
         self.ops
             .iter()
             .filter(|other| other.keys.contains(&key) && other.id != op.id)
             .filter(|other| other.responded.is_none_or(|at| at >= op.invoked))
-            .all(|other| other.is_base() || other.effect == Effect::None && !other.conditional)
+            .all(|other| matches!(other.effect, Effect::Base | Effect::None))
     }
 
     /// Whether writes of a key overlapped that no proxy puts in an order: through two proxies, or one of them a
     /// flush of everything.
     pub(crate) fn has_unordered_writes(&self, key: usize) -> bool {
+        let writes: Vec<&Op> = self.changes(key).collect();
+        self.are_unordered(&writes)
+    }
+
+    /// The same of what gives an item its end: writes and touches.
+    pub(crate) fn has_unordered_ends(&self, key: usize) -> bool {
+        let touches =
+            |op: &&Op| op.effect == Effect::None && op.conditional && op.keys.contains(&key);
+        let touches = self.ops.iter().filter(touches);
+        let writes: Vec<&Op> = self.changes(key).chain(touches).collect();
+        self.are_unordered(&writes)
+    }
+
+    fn are_unordered(&self, writes: &[&Op]) -> bool {
         let end = |op: &Op| {
             op.responded
                 .filter(|_| op.outcome != Outcome::Unknown)
                 .unwrap_or_else(|| op.invoked.after_ms(self.unknown_ms))
         };
         let is_flush = |op: &Op| op.effect == Effect::Flush;
-        self.changes(key).any(|one| {
-            self.changes(key).any(|other| {
+        writes.iter().any(|one| {
+            writes.iter().any(|other| {
                 (one.proxy != other.proxy || is_flush(one) != is_flush(other))
                     && one.invoked <= end(other)
                     && other.invoked <= end(one)

@@ -13,7 +13,7 @@ use crate::memcached::ITEM_LEN_MAX;
 use crate::network::{Closed, End, Handle, Link, LinkId, Peer};
 use crate::options::Faults;
 use crate::shapes::Shape;
-use crate::workload::{KeyKind, Maker, Op, Outcome, Quiet, Verb};
+use crate::workload::{Effect, KeyKind, Maker, Op, Outcome, Quiet, Verb};
 use crate::world::{Event, World};
 
 /// One client, with at most one connection at a time.
@@ -572,8 +572,9 @@ impl World {
             .any(|backend| {
                 self.follows_since[backend.index()].is_some_and(|since| since < op.invoked)
             });
-        // What is repeated on a backend that catches up is deleted there, and copied again.
-        told && route.backup.is_some() && self.history.only_stores_behind(key, op)
+        // What is counted or appended on a backend that catches up is deleted there, and copied again.
+        let has_outcome = op.effect == Effect::Base;
+        told && has_outcome && route.backup.is_some() && self.history.only_stores_behind(key, op)
     }
 
     /// All clients ask no more; those that wait for nothing leave.

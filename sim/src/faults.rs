@@ -252,8 +252,12 @@ impl World {
                 self.cut_links(backend);
             }
             Fault::Slow => {
-                let slow_us = self.options.limits.fail_ms * 1_000;
-                self.backends[backend].slow_us = self.rng.between(100, slow_us * 2);
+                // Who has served others for settle_ms has read what was in its sockets (docs/failover.md, "Late
+                // execution"): some of that is the way there.
+                let settle_us = self.options.settle_ms * 1_000;
+                let slow_us = self.options.limits.fail_ms * 2_000;
+                let slow_us = slow_us.min(settle_us * 2 / 3);
+                self.backends[backend].slow_us = self.rng.between(100, slow_us);
             }
             Fault::Reset => self.reset_all(backend, 50),
             Fault::ResetOne => {

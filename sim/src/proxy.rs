@@ -346,7 +346,7 @@ impl World {
 
     fn end_turn(&mut self, proxy: usize, worker: usize) -> Option<Time> {
         // Whether a worker had to wait is chance; a draw of its own would change every seed.
-        if self.now.0 / 4_096 % 4 == 0 {
+        if (self.now.0 / 4_096).is_multiple_of(4) {
             let engine = &mut self.proxies[proxy].workers[worker].engine;
             engine.handle(self.now, Input::Idle);
         }

@@ -162,4 +162,14 @@ impl World {
         let item = self.backends[backend].store.peek(key.as_bytes(), now)?;
         Some(String::from_utf8_lossy(item.value).into_owned())
     }
+
+    /// How many seconds an item of a backend has left; `None` if it has no end, or is not there.
+    #[must_use]
+    pub fn ttl_s(&self, backend: usize, key: &str) -> Option<u32> {
+        let now = magent_node::Time(self.now.0);
+        self.backends[backend]
+            .store
+            .peek(key.as_bytes(), now)?
+            .ttl_s
+    }
 }

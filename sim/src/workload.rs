@@ -523,6 +523,7 @@ impl Maker<'_> {
             }
             (_, 13..=18) => {
                 op.verb = Verb::Touch;
+                op.conditional = true;
                 let exptime = self.exptime(kind);
                 if exptime < 0 {
                     op.effect = Effect::Expire;
