@@ -121,8 +121,9 @@ impl Engine {
             || gather.len as u64 >= limits.gather_len_max;
         let large = backend.batch_answer_len >= limits.gather_answer_len;
         let late = self.gather_due(id).is_some_and(|due| due <= now);
-        backend.batches_in_flight < limits.gather_batches_max
-            && (full || large || late || self.idle)
+        // Beside the answer that it would wait for. More would cost packets that a busy turn wants to save.
+        let spare = self.idle && backend.batches_in_flight == 1;
+        backend.batches_in_flight < limits.gather_batches_max && (full || large || late || spare)
     }
 
     /// More keys wait than a batch holds: the oldest of each client comes first, so that nobody waits behind all
