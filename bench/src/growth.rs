@@ -442,7 +442,7 @@ impl Shown<'_> {
             format!("**{heading}**\n\n{}\n{why}\n\n", grid.markdown())
         });
         format!(
-            "Measured with\n\n```sh\n{command}\n```\n\n{}{}\n",
+            "# Growth\n\nMeasured with\n\n```sh\n{command}\n```\n\n{}{}\n",
             parts.collect::<String>(),
             self.notes.join("\n")
         )

@@ -195,7 +195,7 @@ impl Table<'_> {
     }
 
     fn markdown(&self, command: &str) -> String {
-        let mut out = format!("Measured with\n\n```sh\n{command}\n```\n\n");
+        let mut out = format!("# The table of goals\n\nMeasured with\n\n```sh\n{command}\n```\n\n");
         for section in self.sections() {
             out.push_str(&self.grid(section, |goal| about(goal).to_owned()).markdown());
             out.push('\n');
