@@ -58,9 +58,10 @@ impl Engine {
         else {
             return None;
         };
-        let remaining = *remaining;
-        let fits = reserve(large, remaining, 0, memory_left);
-        (fits && remaining >= ROOM_LEN_MIN && client.inbox.is_empty()).then_some(large)
+        if *remaining < ROOM_LEN_MIN || !client.inbox.is_empty() {
+            return None;
+        }
+        reserve(large, *remaining, 0, memory_left).then_some(large)
     }
 
     /// Where the next bytes of this backend belong, if they are those of a large value. As [`Self::client_room`].
