@@ -26,13 +26,6 @@ fn set(key: &str, bytes: &[u8]) -> Vec<u8> {
     [head.as_bytes(), bytes, b"\r\n"].concat()
 }
 
-#[track_caller]
-fn assert_nothing_left(rig: &mut Rig) {
-    rig.run();
-    assert!(rig.engine.is_drained(), "an exchange is left");
-    assert_eq!(rig.memory_len(), 0, "memory is still counted");
-}
-
 #[test]
 fn sets_in_pieces_of_any_length_reach_the_backend_whole() {
     for piece_len in [1_000, 4_096, 65_536, 100_000, LEN + 20] {
@@ -62,7 +55,7 @@ fn sets_in_pieces_of_any_length_reach_the_backend_whole() {
             "{piece_len}: nothing was read to its place"
         );
         rig.lose_client(client);
-        assert_nothing_left(&mut rig);
+        rig.assert_nothing_left();
     }
 }
 
@@ -116,7 +109,7 @@ fn values_in_pieces_of_any_length_reach_the_client_whole() {
             "{piece_len}: nothing was read to its place"
         );
         rig.lose_client(client);
-        assert_nothing_left(&mut rig);
+        rig.assert_nothing_left();
     }
 }
 
@@ -136,7 +129,7 @@ fn a_value_without_its_line_end_reaches_nobody() {
     rig.answer(1, b"END\r\n");
     assert_eq!(rig.got(client), "END\r\n");
     rig.lose_client(client);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]
@@ -155,7 +148,7 @@ fn a_client_that_goes_in_the_middle_leaves_nothing() {
     rig.lose_client(downloads);
     rig.answer(0, &answer[50_000..]);
     assert_eq!(rig.filled, 2, "what nobody wants is not kept");
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]

@@ -11,14 +11,6 @@ use magent_core::placement::Phase;
 use magent_core::stats::Counter;
 use rig::Rig;
 
-/// The engine is at rest and holds nothing.
-#[track_caller]
-fn assert_nothing_left(rig: &mut Rig) {
-    rig.run();
-    assert!(rig.engine.is_drained(), "an exchange is left");
-    assert_eq!(rig.memory_len(), 0, "memory is still counted");
-}
-
 #[test]
 fn zeros_before_an_exptime_are_no_reason_to_panic() {
     let mut rig = Rig::with_nodes(1, 0);
@@ -43,7 +35,7 @@ fn a_get_whose_value_is_cut_short_is_asked_again() {
     rig.answer(1, b"VALUE k 0 10\r\n0123456789\r\nEND\r\n");
     assert_eq!(rig.got(client), "VALUE k 0 10\r\n0123456789\r\nEND\r\n");
     rig.lose_client(client);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]
@@ -56,7 +48,7 @@ fn a_value_that_lacks_its_line_end_reaches_nobody() {
     rig.answer(1, b"END\r\n");
     assert_eq!(rig.got(client), "END\r\n");
     rig.lose_client(client);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]
@@ -98,7 +90,7 @@ fn a_value_that_was_forwarded_in_part_is_not_begun_again() {
         rig.kill(0);
         rig.pass_ms(50);
         assert_eq!(rig.closed, [client], "{request}");
-        assert_nothing_left(&mut rig);
+        rig.assert_nothing_left();
     }
 }
 
@@ -219,7 +211,7 @@ fn an_upload_that_never_comes_takes_no_memory_from_others() {
     for client in [vec![idle, client], clients].concat() {
         rig.lose_client(client);
     }
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]
@@ -291,7 +283,7 @@ fn a_flush_that_a_dead_backend_missed_is_held_until_nobody_reads_it() {
     rig.second_worker_acknowledges();
     assert_eq!(rig.got(client), "OK\r\n");
     rig.lose_client(client);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]
@@ -344,7 +336,7 @@ fn a_key_with_a_line_end_is_not_echoed_by_a_backend() {
     assert_eq!(rig.sent(0), "");
     assert_eq!(rig.got(client), "EN\r\n");
     rig.lose_client(client);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]
@@ -368,7 +360,7 @@ fn a_line_that_is_not_complete_counts_as_memory() {
     assert!(rig.sent(0).starts_with("get k k k"));
     rig.lose_client(first);
     rig.lose(0);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 /// Two workers, each with connections of its own to a primary and a backup.
@@ -422,7 +414,7 @@ fn two_workers_write_a_key_one_after_the_other() {
     assert!(!wake(&mut second, &mut first));
     for (rig, client) in [(&mut first, one), (&mut second, two)] {
         rig.lose_client(client);
-        assert_nothing_left(rig);
+        rig.assert_nothing_left();
     }
 }
 
@@ -455,7 +447,7 @@ fn no_worker_starves_however_many_writes_of_a_key_another_has() {
     }
     for (rig, client) in [(&mut first, one), (&mut second, two)] {
         rig.lose_client(client);
-        assert_nothing_left(rig);
+        rig.assert_nothing_left();
     }
 }
 
@@ -476,7 +468,7 @@ fn a_write_that_expires_while_another_worker_writes_is_never_sent() {
     first.answer(1, b"STORED\r\n");
     assert!(wake(&mut first, &mut second));
     assert_eq!(second.sent(0), "");
-    assert_nothing_left(&mut second);
+    second.assert_nothing_left();
     first.send(one, b"set k 0 0 1\r\nz\r\n");
     assert_eq!(first.sent(0).len(), 2 * "set k 0 0 1\r\nz\r\n".len());
 }
@@ -554,7 +546,7 @@ fn a_session_is_read_when_its_lock_has_been_asked_for() {
     rig.answer(0, b"END\r\n");
     assert_eq!(rig.got(client), "1\r\nNOT_STORED\r\nEND\r\n");
     rig.lose_client(client);
-    assert_nothing_left(&mut rig);
+    rig.assert_nothing_left();
 }
 
 #[test]

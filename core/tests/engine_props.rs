@@ -107,8 +107,7 @@ fn assert_nothing_left(rig: &mut Rig, clients: &[ClientId]) {
         rig.lose_client(client);
     }
     rig.pass_ms(3_000);
-    assert!(rig.engine.is_drained(), "an exchange is left");
-    assert_eq!(rig.memory_len(), 0, "memory is still counted");
+    rig.assert_nothing_left();
 }
 
 /// The lines of a client's answers, without the values, whose lengths and ends are checked.

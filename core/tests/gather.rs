@@ -48,8 +48,7 @@ fn assert_nothing_left(mut rig: Rig, clients: &[ClientId]) {
         assert_eq!(rig.got(client), "");
         rig.lose_client(client);
     }
-    assert!(rig.engine.is_drained(), "an exchange is left");
-    assert_eq!(rig.memory_len(), 0, "memory is still counted");
+    rig.assert_nothing_left();
 }
 
 fn pass_us(rig: &mut Rig, us: u64) {

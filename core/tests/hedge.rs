@@ -36,8 +36,7 @@ fn assert_nothing_left(mut rig: Rig, client: ClientId) {
     assert_eq!(rig.got(client), "");
     assert_eq!(rig.count(Counter::Desyncs), 0);
     rig.lose_client(client);
-    assert!(rig.engine.is_drained(), "an exchange is left");
-    assert_eq!(rig.memory_len(), 0, "memory is still counted");
+    rig.assert_nothing_left();
 }
 
 fn failures(rig: &Rig) -> Vec<Failure> {

@@ -359,6 +359,14 @@ impl Rig {
         self.counters[0].count(counter)
     }
 
+    /// The engine is at rest and holds nothing.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&mut self) {
+        self.run();
+        assert!(self.engine.is_drained(), "an exchange is left");
+        assert_eq!(self.memory_len(), 0, "memory is still counted");
+    }
+
     pub(crate) fn memory_len(&self) -> u64 {
         self.counters[0].memory_len()
     }
