@@ -290,7 +290,7 @@ pub struct Engine {
     pool: Pool,
     batch_pool: Vec<Vec<ExchangeId>>,
     /// Batches for which clients took turns (`gather`).
-    turns_taken: u64,
+    shared_batches: u64,
     /// Holds one line while it is made.
     scratch: Vec<u8>,
     /// Holds what was read behind a payload.
@@ -366,7 +366,7 @@ impl Engine {
             held: Vec::new(),
             pool: Pool::default(),
             batch_pool: Vec::new(),
-            turns_taken: 0,
+            shared_batches: 0,
             scratch: Vec::new(),
             behind: Vec::new(),
             dirty_clients: Vec::new(),

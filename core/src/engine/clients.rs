@@ -56,8 +56,8 @@ pub(crate) struct Client {
     /// Whether the client has sent its last byte.
     pub(super) ended: bool,
     pub(super) dirty: bool,
-    /// The last batch in which it had its turn (`gather`).
-    pub(super) turn: u64,
+    /// The last batch for which clients took turns that holds a key of its (`gather`).
+    pub(super) in_batch: u64,
 }
 
 /// Whose turn it is.

@@ -130,13 +130,13 @@ impl Engine {
     /// that another has asked for. Each client's own keys stay in order.
     fn take_turns(&mut self, id: BackendId, verb: usize) {
         let mut later = self.batch_pool.pop().unwrap_or_default();
-        self.turns_taken += 1;
+        self.shared_batches += 1;
         let Self {
             backends,
             exchanges,
             clients,
             limits,
-            turns_taken,
+            shared_batches,
             ..
         } = self;
         let keys = &mut backends[id.index()].gathers[verb].keys;
@@ -146,8 +146,8 @@ impl Engine {
         while end < keys.len() && (first_count as u64) < limits.gather_keys_max {
             let key = keys[end];
             let is_first = exchanges[key].client.is_none_or(|client| {
-                let turn = &mut clients[client.index as usize].turn;
-                std::mem::replace(turn, *turns_taken) != *turns_taken
+                let in_batch = &mut clients[client.index as usize].in_batch;
+                std::mem::replace(in_batch, *shared_batches) != *shared_batches
             });
             if is_first {
                 keys[first_count] = key;

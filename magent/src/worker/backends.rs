@@ -215,17 +215,10 @@ impl Worker {
         if link.connection != connection {
             return false;
         }
-        let room = if link.stream.is_plain() {
-            self.engine.backend_room(connection)
-        } else {
-            None
-        };
+        let room = self.engine.backend_room(connection);
+        let room = room.filter(|_| link.stream.is_plain());
         let direct = room.is_some();
-        let read = match room {
-            Some(room) => link.stream.read_to(room),
-            None => link.stream.read(&mut self.buffers, len_max),
-        };
-        let Received { len, more } = match read {
+        let Received { len, more } = match link.stream.read(room, &mut self.buffers, len_max) {
             Ok(received) => received,
             Err(err) if err.kind() == ErrorKind::WouldBlock => return false,
             Err(err) if err.kind() == ErrorKind::Interrupted => return true,

@@ -101,17 +101,10 @@ impl Worker {
             // `Output::ReadClient` says when.
             return false;
         }
-        let room = if client.stream.is_plain() {
-            self.engine.client_room(id)
-        } else {
-            None
-        };
+        let room = self.engine.client_room(id);
+        let room = room.filter(|_| client.stream.is_plain());
         let direct = room.is_some();
-        let read = match room {
-            Some(room) => client.stream.read_to(room),
-            None => client.stream.read(&mut self.buffers, len_max),
-        };
-        let Received { len, more } = match read {
+        let Received { len, more } = match client.stream.read(room, &mut self.buffers, len_max) {
             Ok(received) => received,
             Err(err) if err.kind() == ErrorKind::WouldBlock => {
                 client.readable = false;

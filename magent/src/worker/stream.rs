@@ -41,9 +41,17 @@ impl Buffers {
 }
 
 impl Stream {
-    /// Reads once, at most `len_max` bytes.
+    /// Reads once: to `room` if there is some, else at most `len_max` bytes to `buffers`.
     #[inline]
-    pub(super) fn read(&mut self, buffers: &mut Buffers, len_max: usize) -> io::Result<Received> {
+    pub(super) fn read(
+        &mut self,
+        room: Option<&mut Vec<u8>>,
+        buffers: &mut Buffers,
+        len_max: usize,
+    ) -> io::Result<Received> {
+        if let Some(room) = room {
+            return self.read_to(room);
+        }
         let len_max = len_max.min(buffers.plain.len());
         let plain = &mut buffers.plain[..len_max];
         let len = match self {
@@ -60,7 +68,7 @@ impl Stream {
     /// Reads once into the spare capacity of `room`. Not for TLS, whose bytes are not those of the socket: see
     /// [`Self::is_plain`].
     #[inline]
-    pub(super) fn read_to(&self, room: &mut Vec<u8>) -> io::Result<Received> {
+    fn read_to(&self, room: &mut Vec<u8>) -> io::Result<Received> {
         let spare = room.capacity() - room.len();
         let buffer = rustix::buffer::spare_capacity(room);
         let len = match self {
