@@ -646,15 +646,22 @@ impl Engine {
 
     /// Turns the lists of touched connections into outputs.
     fn queue_writes(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty_backends);
-        for backend in dirty.drain(..) {
-            let this = &mut self.backends[backend.index()];
-            this.dirty = false;
-            if let Some(connection) = this.writable(backend) {
-                self.outputs.push_back(Output::WriteBackend(connection));
+        let Self {
+            dirty_backends,
+            backends,
+            outputs,
+            ..
+        } = self;
+        dirty_backends.retain(|&id| {
+            let backend = &mut backends[id.index()];
+            backend.dirty = backend.held_since.is_some();
+            if !backend.dirty {
+                backend.unsent_count = 0;
+                let connection = backend.writable(id);
+                outputs.extend(connection.map(Output::WriteBackend));
             }
-        }
-        self.dirty_backends = dirty;
+            backend.dirty
+        });
         let mut dirty = std::mem::take(&mut self.dirty_clients);
         for client in dirty.drain(..) {
             self.finish_client_turn(client);

@@ -7,6 +7,8 @@
 mod answers;
 #[path = "gather/endings.rs"]
 mod endings;
+#[path = "gather/held.rs"]
+mod held;
 mod rig;
 
 use magent_core::Time;

@@ -48,6 +48,10 @@ pub(crate) struct Backend {
     /// Whether its last value was large.
     pub(super) sends_large: bool,
     pub(super) unsent: SendQueue,
+    /// Requests that were queued since it was last written to.
+    pub(super) unsent_count: u64,
+    /// Since when requests are held for those of clients that are being answered.
+    pub(super) held_since: Option<Time>,
     pub(super) gathers: [Gather; 2],
     pub(super) batches_in_flight: u64,
     pub(super) batch_sent_at: Time,
@@ -190,6 +194,8 @@ impl Backend {
             inbox: Vec::new(),
             sends_large: false,
             unsent: SendQueue::default(),
+            unsent_count: 0,
+            held_since: None,
             gathers: [Gather::default(), Gather::default()],
             batches_in_flight: 0,
             batch_sent_at: Time(0),
@@ -351,6 +357,7 @@ impl Engine {
             backend.inbox.clear();
             // An error may answer a set whose payload has not left: it must not open the next connection.
             backend.unsent.clear(pool);
+            backend.unsent_count = 0;
             if backend.gathering || lived_ms >= RECONNECT_MS {
                 self.connect(now, id);
             } else {
@@ -394,6 +401,7 @@ impl Engine {
             backend.link = Link::Idle;
         }
         backend.unsent.clear(pool);
+        backend.unsent_count = 0;
         backend.inbox.clear();
         backend.reconnect_at = None;
         let receiving = backend.receiving.take();
@@ -525,6 +533,7 @@ impl Engine {
             backend.active_at = now;
         }
         backend.pipeline.push_back(pending);
+        backend.unsent_count += 1;
         let due = self.silence_due(id, now);
         self.backend_is_due(due);
         self.connect(now, id);

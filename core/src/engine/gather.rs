@@ -6,6 +6,10 @@
 //! memcached answers 16 pipelined gets with 17 packets but one get of 16 keys with one (measured on 1.6.18),
 //! and packets are what a proxy costs.
 //!
+//! Whatever it is, gets, writes or meta requests, few requests are *held* at the end of a turn in which clients are
+//! answered: while the worker writes the answers these clients ask for more, and a packet that wakes a backend costs
+//! as much as an answer. Without clients to answer nothing is held.
+//!
 //! # Invariants
 //!
 //! - A key waits for a batch only if no write of it was sent behind its arrival (`Engine::send_to` lets all
@@ -72,10 +76,16 @@ impl Engine {
         }
     }
 
-    /// At the end of a turn: what was gathered leaves, unless an answer is about to come.
+    /// At the end of a turn: what was gathered leaves, unless an answer is about to come or it is held.
     pub(super) fn send_gathered(&mut self, now: Time) {
+        let answers_leave = self.answers_leave();
         for position in 0..self.dirty_backends.len() {
             let id = self.dirty_backends[position];
+            if answers_leave && self.is_worth_holding(now, id) {
+                self.backends[id.index()].held_since.get_or_insert(now);
+                continue;
+            }
+            self.backends[id.index()].held_since = None;
             if !self.backends[id.index()].gathering {
                 continue;
             }
@@ -84,6 +94,37 @@ impl Engine {
                 self.backend_is_due(due);
             }
         }
+    }
+
+    /// Whether clients get something to read in this turn. They are likely to ask for more.
+    fn answers_leave(&self) -> bool {
+        let mut dirty = self.dirty_clients.iter();
+        dirty.any(|client| !self.clients[client.index as usize].unsent.is_empty())
+    }
+
+    /// Whether few requests would leave for `id`, for a short time only, so that those of the clients that are
+    /// answered in this turn can go with them.
+    fn is_worth_holding(&self, now: Time, id: BackendId) -> bool {
+        let (backend, limits) = (&self.backends[id.index()], &self.limits);
+        let mut count = backend.unsent_count;
+        let mut len = backend.unsent.len() as u64;
+        for (verb, gather) in backend.gathers.iter().enumerate() {
+            if backend.batches_in_flight == 0 {
+                count += gather.keys.len() as u64;
+                len += gather.len as u64;
+            } else if !gather.keys.is_empty() && self.batch_may_leave(now, id, verb) {
+                return false;
+            }
+        }
+        let held_since = backend.held_since.unwrap_or(now);
+        let leaves_at = Time(
+            held_since
+                .0
+                .saturating_add(limits.gather_hold_us.saturating_mul(1_000)),
+        );
+        (1..limits.gather_keys_min).contains(&count)
+            && len < limits.gather_len_max
+            && now < leaves_at
     }
 
     /// When gathered keys leave although an answer is still in flight; `None` if only that answer, or

@@ -304,10 +304,14 @@ impl Rig {
 
     /// A scripted backend answers.
     pub(crate) fn answer(&mut self, backend: usize, bytes: &[u8]) {
-        let connection = self.peers[backend].connection.expect("it is connected");
-        self.inputs
-            .push_back(Event::Data(connection, bytes.to_vec()));
+        self.answers(backend, bytes);
         self.run();
+    }
+
+    /// The same; the turn goes on.
+    pub(crate) fn answers(&mut self, backend: usize, bytes: &[u8]) {
+        let connection = self.peers[backend].connection.expect("it is connected");
+        self.feed_backend(connection, bytes);
     }
 
     /// The same, unless nothing connects the two.
@@ -385,6 +389,20 @@ impl Rig {
     /// Where a key's primary is.
     pub(crate) fn primary_of(&self, key: &str) -> usize {
         self.placement.route(key.as_bytes()).primary_index
+    }
+
+    /// One turn ends; whether the next is to begin at once.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`perform` has them all")]
+    pub(crate) fn end_turn(&mut self) -> bool {
+        self.engine.handle(self.now, Input::TurnEnd);
+        loop {
+            match self.engine.poll(self.now) {
+                Output::Wait(deadline) => {
+                    return deadline.is_some_and(|deadline| deadline <= self.now);
+                }
+                output => self.perform(output),
+            }
+        }
     }
 
     /// Turns, until nothing is left to do at this moment.

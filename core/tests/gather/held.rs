@@ -1,0 +1,171 @@
+//! Requests are held for a short time while clients are being answered.
+
+use magent_core::engine::ClientId;
+
+use super::rig::Rig;
+use super::{MISS, asks, assert_nothing_left, hit, value};
+
+/// One client has just been given its answer by backend 0, in a turn that is not over; others have not asked yet.
+fn answering() -> (Rig, ClientId) {
+    let mut rig = Rig::new(1, 0);
+    let client = asks(&mut rig, "first");
+    rig.run();
+    assert_eq!(rig.sent(0), "get first\r\n");
+    rig.answers(0, hit("first", "1").as_bytes());
+    (rig, client)
+}
+
+#[test]
+fn what_the_answered_ask_next_leaves_with_what_was_held() {
+    let (mut rig, first) = answering();
+    let second = asks(&mut rig, "second");
+    assert!(rig.end_turn(), "the next turn begins at once");
+    assert_eq!(rig.got(first), hit("first", "1"));
+    assert_eq!(rig.sent(0), "", "held");
+    rig.feed(first, b"get third\r\n");
+    assert!(!rig.end_turn());
+    assert_eq!(rig.sent(0), "get second third\r\n");
+    rig.answer(0, (value("second", "2") + &hit("third", "3")).as_bytes());
+    assert_eq!(rig.got(second), hit("second", "2"));
+    assert_eq!(rig.got(first), hit("third", "3"));
+    assert_nothing_left(rig, &[first, second]);
+}
+
+#[test]
+fn a_turn_in_which_nobody_is_answered_ends_the_wait() {
+    let (mut rig, first) = answering();
+    let second = asks(&mut rig, "second");
+    assert!(rig.end_turn());
+    assert!(!rig.end_turn(), "not even a microsecond later");
+    assert_eq!(rig.sent(0), "get second\r\n");
+    rig.answer(0, MISS.as_bytes());
+    assert_eq!(rig.got(first), hit("first", "1"));
+    assert_eq!(rig.got(second), MISS);
+    assert_nothing_left(rig, &[first, second]);
+}
+
+#[test]
+fn with_nobody_to_answer_nothing_is_held() {
+    let mut rig = Rig::new(1, 0);
+    let client = asks(&mut rig, "k");
+    rig.run();
+    rig.answer(0, MISS.as_bytes());
+    assert_eq!(rig.got(client), MISS);
+    rig.sent(0);
+    for (request, answer) in [
+        ("get k\r\n", MISS),
+        ("mg k v\r\n", "EN\r\n"),
+        ("set k 0 0 1\r\n1\r\n", "STORED\r\n"),
+    ] {
+        rig.feed(client, request.as_bytes());
+        assert!(!rig.end_turn());
+        assert_eq!(rig.sent(0), request);
+        rig.answer(0, answer.as_bytes());
+        assert_eq!(rig.got(client), answer);
+    }
+    assert_nothing_left(rig, &[client]);
+}
+
+/// Writes and meta requests too, in the order in which they came.
+#[test]
+fn every_kind_of_request_is_held() {
+    let (mut rig, first) = answering();
+    let second = rig.client();
+    rig.feed(second, b"set k 0 0 1\r\n1\r\n");
+    rig.feed(second, b"mg k v\r\n");
+    rig.feed(second, b"get k\r\n");
+    assert!(rig.end_turn());
+    assert_eq!(rig.sent(0), "");
+    rig.feed(first, b"md k\r\n");
+    assert!(!rig.end_turn());
+    let sent = rig.sent(0);
+    assert_eq!(sent, "set k 0 0 1\r\n1\r\nmg k v\r\nget k\r\nmd k\r\n");
+    let answer = "STORED\r\nVA 1\r\n1\r\n".to_owned() + &hit("k", "1") + "HD\r\n";
+    rig.answer(0, answer.as_bytes());
+    assert_eq!(rig.got(second), answer.strip_suffix("HD\r\n").unwrap());
+    assert_eq!(rig.got(first), hit("first", "1") + "HD\r\n");
+    assert_nothing_left(rig, &[first, second]);
+}
+
+/// Answers that leave turn after turn hold nothing up for longer than the limit.
+#[test]
+fn nothing_is_held_for_longer_than_the_limit() {
+    let mut rig = Rig::new(2, 0);
+    let [busy, other] = [rig.client(), rig.client()];
+    let elsewhere = format!("mg {} v\r\n", rig.key(1, None));
+    rig.send(busy, elsewhere.repeat(100).as_bytes());
+    let held = format!("mg {} v\r\n", rig.key(0, None));
+    rig.send(other, held.as_bytes());
+    rig.answer(0, b"EN\r\n");
+    assert_eq!(rig.sent(0), held);
+    rig.feed(other, held.as_bytes());
+    let mut turns = 0;
+    while rig.sent(0).is_empty() {
+        rig.answers(1, b"EN\r\n");
+        rig.end_turn();
+        assert_eq!(rig.got(busy), "EN\r\n");
+        rig.now.0 += 20_000;
+        turns += 1;
+    }
+    // 250 microseconds, and the turn in which that shows.
+    assert_eq!(turns, 14);
+}
+
+/// So many share a packet well enough.
+#[test]
+fn sixteen_requests_are_not_held() {
+    for verb in ["get", "mg"] {
+        for count in [15, 16] {
+            let (mut rig, first) = answering();
+            let clients: Vec<_> = (0..count).map(|_| rig.client()).collect();
+            for (n, &client) in clients.iter().enumerate() {
+                rig.feed(client, format!("{verb} k{n}\r\n").as_bytes());
+            }
+            rig.end_turn();
+            assert_eq!(rig.sent(0).is_empty(), count == 15, "{count} of {verb}");
+            rig.got(first);
+        }
+    }
+}
+
+/// What is long needs packets of its own.
+#[test]
+fn a_long_request_is_not_held() {
+    let (mut rig, _) = answering();
+    let writer = rig.client();
+    rig.feed(writer, b"set k 0 0 9000\r\n");
+    rig.feed(writer, &[b'v'; 9_000]);
+    rig.feed(writer, b"\r\n");
+    rig.end_turn();
+    assert!(rig.sent(0).starts_with("set k 0 0 9000\r\n"));
+}
+
+/// The connection breaks before they have left: they are answered as those that have.
+#[test]
+fn held_requests_of_a_connection_that_breaks_are_answered() {
+    let (mut rig, first) = answering();
+    let [reader, writer] = [asks(&mut rig, "k"), rig.client()];
+    rig.feed(writer, b"set x 0 0 1\r\n1\r\n");
+    assert!(rig.end_turn());
+    assert_eq!(rig.sent(0), "");
+    rig.kill(0);
+    rig.run();
+    assert_eq!(rig.got(first), hit("first", "1"));
+    assert!(rig.got(reader).ends_with("\r\n"));
+    assert!(rig.got(writer).starts_with("SERVER_ERROR "));
+    assert_nothing_left(rig, &[first, reader, writer]);
+}
+
+#[test]
+fn held_requests_of_a_client_that_leaves_do_no_harm() {
+    let (mut rig, first) = answering();
+    let gone = asks(&mut rig, "gone");
+    let second = asks(&mut rig, "second");
+    assert!(rig.end_turn());
+    rig.lose_client(gone);
+    assert_eq!(rig.sent(0), "get second\r\n");
+    rig.answer(0, hit("second", "2").as_bytes());
+    assert_eq!(rig.got(second), hit("second", "2"));
+    assert_eq!(rig.got(first), hit("first", "1"));
+    assert_nothing_left(rig, &[first, second]);
+}
