@@ -449,6 +449,39 @@ fn what_one_write_stores_has_the_same_unique_on_both() {
     }
 }
 
+/// As `ms` a store on a condition that is too large takes the old item with it. Found by seed 1014145.
+#[test]
+fn a_refused_store_leaves_the_two_copies_equal() {
+    for write in ["add", "replace", "append", "prepend", "cas", "set"] {
+        let mut rig = explicit([true, true]);
+        for peer in &mut rig.peers {
+            peer.store = Some(Store::new(StoreConfig {
+                meta_cas: true,
+                item_len_max: 1_000,
+                ..StoreConfig::default()
+            }));
+        }
+        let client = rig.client();
+        rig.send(client, b"set k 0 0 1\r\n1\r\n");
+        let unique = match write {
+            "cas" => format!(" {}", unique(&mut rig, client)),
+            _ => String::new(),
+        };
+        rig.got(client);
+        let value = "v".repeat(2_000);
+        rig.send(
+            client,
+            format!("{write} k 0 0 2000{unique}\r\n{value}\r\n").as_bytes(),
+        );
+        assert!(rig.got(client).starts_with("SERVER_ERROR "), "{write}");
+        rig.send(client, b"get k\r\n");
+        let before = rig.got(client);
+        fail_primary_of(&mut rig, [true, true]);
+        rig.send(client, b"get k\r\n");
+        assert_eq!(rig.got(client), before, "{write}");
+    }
+}
+
 /// What a scripted backend that knows `E` is sent; `*` stands for the version.
 #[test]
 fn classic_writes_as_meta() {

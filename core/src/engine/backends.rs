@@ -501,20 +501,20 @@ impl Engine {
             ..
         } = self;
         let backend = &mut backends[id.index()];
-        let this = &exchanges[exchange];
+        let this = &mut exchanges[exchange];
         let (line, with_payload) = other.unwrap_or((&this.wire, true));
         let mut push = |piece: &[u8]| backend.unsent.push(piece, pool);
-        let form =
-            match version.and_then(|version| explicit::encode(line, version, mark, &mut push)) {
-                Some(Sent::Translated) => Form::Meta,
-                Some(Sent::AsItIs) => form,
-                None => {
-                    cas::mark_request(line, mark, &mut push);
-                    form
-                }
-            };
+        let sent = version.and_then(|version| explicit::encode(line, version, mark, &mut push));
+        if sent.is_none() {
+            cas::mark_request(line, mark, &mut push);
+        }
+        let translated = sent == Some(Sent::Translated);
+        let form = if translated { Form::Meta } else { form };
         if let Some(payload) = this.payload.as_ref().filter(|_| with_payload) {
             backend.unsent.share(payload);
+        }
+        if leg == Leg::Authority {
+            this.write.translated = translated;
         }
         self.push_pending(
             now,

@@ -165,6 +165,8 @@ pub(crate) struct Write {
     pub recopy: Option<BackendId>,
     /// Whether the healer may have copied what the authority did before it answered.
     pub may_be_copied: bool,
+    /// Whether the authority was sent a meta command in a classic one's stead.
+    pub translated: bool,
 }
 
 /// One answer owed.
@@ -276,6 +278,7 @@ impl Exchange {
                 holds_lock: false,
                 recopy: None,
                 may_be_copied: false,
+                translated: false,
             },
             version: 0,
             retries: 0,

@@ -266,11 +266,12 @@ impl Engine {
         }
     }
 
-    /// Whether memcached has dropped the old item with a store on a condition that it refused: for want of room it
-    /// does so with any `ms`. Of the classic stores only `set` does.
+    /// Whether memcached may have dropped the old item with a store on a condition that it refused: for want of room
+    /// it does so with any `ms`. Of the classic stores only `set` does.
     fn takes_old_item(&self, exchange: ExchangeId) -> bool {
         let this = &self.exchanges[exchange];
-        this.wire.starts_with(b"ms ") && this.reply.starts_with(b"SERVER_ERROR ")
+        let as_meta = this.wire.starts_with(b"ms ") || this.write.translated;
+        as_meta && this.reply.starts_with(b"SERVER_ERROR ")
     }
 
     /// The authority failed before it answered. Whoever succeeds it decides anew: what the failed one may
