@@ -17,6 +17,7 @@ mod backends;
 mod clients;
 mod greeting;
 mod stream;
+mod timer;
 mod tls;
 mod trouble;
 
@@ -45,6 +46,7 @@ pub(crate) use self::backends::failure_of;
 use self::clients::Client;
 use self::greeting::Greetings;
 use self::stream::Buffers;
+use self::timer::Timer;
 use self::trouble::{TROUBLES_PER_MINUTE, Trouble};
 use crate::auth::Verifier;
 use crate::auth::backend::BackendLogin;
@@ -150,6 +152,7 @@ pub(crate) struct Worker {
     id: WorkerId,
     common: Common,
     poll: Poll,
+    timer: Timer,
     engine: Engine,
     inbox: Receiver<ToWorker>,
     listeners: Vec<Accepting>,
@@ -179,6 +182,7 @@ pub(crate) struct Worker {
 }
 
 const TOKEN_WAKER: Token = Token(usize::MAX);
+const TOKEN_TIMER: Token = Token(usize::MAX - 1);
 const TOKEN_LISTENER: usize = 1 << 62;
 const TOKEN_BACKEND: usize = 1 << 61;
 const TOKEN_GREETING: usize = 1 << 60;
@@ -188,7 +192,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// If the kernel has no room for an epoll instance.
+    /// If the kernel has no room for an epoll instance or its timer.
     pub(crate) fn new(
         id: WorkerId,
         common: Common,
@@ -206,6 +210,7 @@ impl Worker {
         let engine = Engine::new(id, &common.config, common.shared.clone(), now);
         let worker = Self {
             id,
+            timer: Timer::new(&poll, TOKEN_TIMER)?,
             poll,
             engine,
             inbox,
@@ -243,7 +248,7 @@ impl Worker {
             if self.stopped || (self.draining && self.is_drained()) {
                 break;
             }
-            let timeout = self.timeout(now, deadline);
+            let timeout = self.timeout(now, deadline)?;
             let asleep = time_since(self.common.started);
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -267,17 +272,19 @@ impl Worker {
         self.engine.is_drained() && self.greetings.is_empty()
     }
 
-    fn timeout(&self, now: Time, deadline: Option<Time>) -> Option<Duration> {
+    /// How long the loop may wait; `None` is until something happens, which the timer is among.
+    fn timeout(&mut self, now: Time, deadline: Option<Time>) -> io::Result<Option<Duration>> {
         let pending = self.accept_again
             || !self.clients_again.is_empty()
             || !self.backends_again.is_empty()
             || self.greetings.is_behind();
-        if pending {
-            return Some(Duration::ZERO);
-        }
         let deadlines = [deadline, self.accept_at, self.greetings.deadline()];
         let deadline = deadlines.into_iter().flatten().min();
-        deadline.map(|deadline| Duration::from_nanos(deadline.0.saturating_sub(now.0)))
+        if pending || deadline.is_some_and(|deadline| deadline <= now) {
+            return Ok(Some(Duration::ZERO));
+        }
+        self.timer.set(now, deadline)?;
+        Ok(None)
     }
 
     /// Lets the engine finish its turn and does what it wants done; yields its deadline.
@@ -355,6 +362,8 @@ impl Worker {
         let token = event.token();
         if token == TOKEN_WAKER {
             self.take_messages(now);
+        } else if token == TOKEN_TIMER {
+            self.timer.went_off();
         } else if token.0 & TOKEN_LISTENER != 0 {
             self.accept(now, token.0 & !TOKEN_LISTENER);
         } else if token.0 & TOKEN_BACKEND != 0 {

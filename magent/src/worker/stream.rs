@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Poll, Token};
+use rustix::net::RecvFlags;
 
 use super::tls::{CipherBuffer, TlsStream};
 
@@ -55,8 +56,8 @@ impl Stream {
         let len_max = len_max.min(buffers.plain.len());
         let plain = &mut buffers.plain[..len_max];
         let len = match self {
-            Self::Tcp(stream) => stream.read(plain)?,
-            Self::Unix(stream) => stream.read(plain)?,
+            Self::Tcp(stream) => rustix::net::recv(stream, plain, RecvFlags::empty())?.0,
+            Self::Unix(stream) => rustix::net::recv(stream, plain, RecvFlags::empty())?.0,
             Self::Tls(stream) => return stream.read(&mut buffers.plain, &mut buffers.cipher),
         };
         Ok(Received {
@@ -72,8 +73,8 @@ impl Stream {
         let spare = room.capacity() - room.len();
         let buffer = rustix::buffer::spare_capacity(room);
         let len = match self {
-            Self::Tcp(stream) => rustix::io::read(stream, buffer)?,
-            Self::Unix(stream) => rustix::io::read(stream, buffer)?,
+            Self::Tcp(stream) => rustix::net::recv(stream, buffer, RecvFlags::empty())?.0,
+            Self::Unix(stream) => rustix::net::recv(stream, buffer, RecvFlags::empty())?.0,
             Self::Tls(_) => return Err(ErrorKind::Unsupported.into()),
         };
         Ok(Received {
@@ -104,8 +105,8 @@ impl Stream {
     #[inline]
     pub(super) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.write_vectored(slices),
-            Self::Unix(stream) => stream.write_vectored(slices),
+            Self::Tcp(stream) => Ok(rustix::io::writev(stream, slices)?),
+            Self::Unix(stream) => Ok(rustix::io::writev(stream, slices)?),
             Self::Tls(stream) => stream.write_vectored(slices),
         }
     }
