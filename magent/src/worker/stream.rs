@@ -4,10 +4,11 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Poll, Token};
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 
 use super::tls::{CipherBuffer, TlsStream};
@@ -117,8 +118,8 @@ impl Stream {
     #[inline]
     pub(super) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => Ok(rustix::io::writev(stream, slices)?),
-            Self::Unix(stream) => Ok(rustix::io::writev(stream, slices)?),
+            Self::Tcp(stream) => write_plain(stream, slices),
+            Self::Unix(stream) => write_plain(stream, slices),
             Self::Tls(stream) => stream.write_vectored(slices),
         }
     }
@@ -224,6 +225,15 @@ impl Stream {
             }
         }
     }
+}
+
+/// One piece, which nearly all answers are, goes a shorter way through the kernel than several.
+#[inline]
+fn write_plain(socket: &impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(match slices {
+        [slice] => rustix::net::send(socket, slice, SendFlags::NOSIGNAL)?,
+        slices => rustix::io::writev(socket, slices)?,
+    })
 }
 
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
