@@ -83,6 +83,7 @@ use backends::Backend;
 use broadcast::Broadcast;
 use clients::{Client, Turns};
 use exchange::{ExchangeId, Exchanges, Kind};
+use gather::Until;
 use locks::{Granted, Locks};
 use send_queue::Pool;
 
@@ -303,8 +304,8 @@ pub struct Engine {
     backends_due: Option<Time>,
     draining: bool,
     turn_open: bool,
-    /// Whether the caller had nothing to do before this turn.
-    idle: bool,
+    /// When the caller last had nothing to do.
+    idle_at: Option<Time>,
 }
 
 impl Engine {
@@ -376,7 +377,7 @@ impl Engine {
             backends_due: None,
             draining: false,
             turn_open: false,
-            idle: false,
+            idle_at: None,
             limits,
         }
     }
@@ -405,7 +406,7 @@ impl Engine {
             Input::Settled(epoch) => self.on_settled(now, epoch),
             Input::SlotsFreed => self.locks.look_at_queued(),
             Input::Drain => self.on_drain(),
-            Input::Idle => self.idle = true,
+            Input::Idle => self.idle_at = Some(now),
             Input::TurnEnd => self.on_turn_end(now),
         }
         self.work_off_ready(now);
@@ -618,7 +619,6 @@ impl Engine {
         self.resume_clients(now);
         self.work_off_ready(now);
         self.send_gathered(now);
-        self.idle = false;
         self.queue_writes();
         if self.locks.take_wake() {
             self.outputs.push_back(Output::WakeWorkers);
@@ -654,12 +654,14 @@ impl Engine {
         } = self;
         dirty_backends.retain(|&id| {
             let backend = &mut backends[id.index()];
-            backend.dirty = backend.held_since.is_some();
-            if !backend.dirty {
+            let until = backend.held.map(|held| held.until);
+            if until.is_none()
+                && let Some(connection) = backend.writable(id)
+            {
                 backend.unsent_count = 0;
-                let connection = backend.writable(id);
-                outputs.extend(connection.map(Output::WriteBackend));
+                outputs.push_back(Output::WriteBackend(connection));
             }
+            backend.dirty = until == Some(Until::NextTurn);
             backend.dirty
         });
         let mut dirty = std::mem::take(&mut self.dirty_clients);

@@ -374,6 +374,7 @@ fn two_workers() -> [Rig; 2] {
     )
     .unwrap();
     config.workers = 2;
+    config.limits.gather_hold_us = 0;
     let shared = Shared::new(&config);
     [0, 1].map(|worker| Rig::of_worker(WorkerId(worker), &config, shared.clone()))
 }

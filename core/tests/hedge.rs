@@ -322,12 +322,15 @@ fn while_a_backend_is_suspect_both_are_asked_at_once() {
     let (mut rig, client) = hedged("mg k\r\n");
     rig.send(client, b"mg l v\r\n");
     assert_eq!(rig.sent(0), "mg l v\r\n");
+    // This one's answer is about to come.
+    rig.pass_us(250);
     assert_eq!(rig.sent(1), "mg l v\r\n");
     rig.answer(1, b"HD\r\nVA 1\r\nx\r\n");
     assert_eq!(rig.got(client), "HD\r\nVA 1\r\nx\r\n");
     // A byte ends it, even if it is not an answer yet.
     rig.answer(0, b"H");
     rig.send(client, b"mg m\r\n");
+    rig.pass_us(250);
     assert_eq!(rig.sent(0), "mg m\r\n");
     assert_eq!(rig.sent(1), "");
     // Silent again: suspect again.

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use super::exchange::{ExchangeId, Exchanges, Form, Verdict};
 use super::explicit::{self, Sent};
+use super::gather::Held;
 use super::hedge::Gaps;
 use super::remembered::Remembered;
 use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
@@ -50,8 +51,8 @@ pub(crate) struct Backend {
     pub(super) unsent: SendQueue,
     /// Requests that were queued since it was last written to.
     pub(super) unsent_count: u64,
-    /// Since when requests are held for those of clients that are being answered.
-    pub(super) held_since: Option<Time>,
+    /// Requests that could leave wait for others to go with them.
+    pub(super) held: Option<Held>,
     pub(super) gathers: [Gather; 2],
     pub(super) batches_in_flight: u64,
     pub(super) batch_sent_at: Time,
@@ -195,7 +196,7 @@ impl Backend {
             sends_large: false,
             unsent: SendQueue::default(),
             unsent_count: 0,
-            held_since: None,
+            held: None,
             gathers: [Gather::default(), Gather::default()],
             batches_in_flight: 0,
             batch_sent_at: Time(0),
@@ -358,6 +359,7 @@ impl Engine {
             // An error may answer a set whose payload has not left: it must not open the next connection.
             backend.unsent.clear(pool);
             backend.unsent_count = 0;
+            backend.held = None;
             if backend.gathering || lived_ms >= RECONNECT_MS {
                 self.connect(now, id);
             } else {
@@ -402,6 +404,7 @@ impl Engine {
         }
         backend.unsent.clear(pool);
         backend.unsent_count = 0;
+        backend.held = None;
         backend.inbox.clear();
         backend.reconnect_at = None;
         let receiving = backend.receiving.take();
@@ -466,7 +469,8 @@ impl Engine {
                 Some(at) => self.backend_is_due(at),
                 None => {}
             }
-            match self.gather_due(id) {
+            let due = [self.gather_due(id), self.held_due(id)];
+            match due.into_iter().flatten().min() {
                 Some(due) if due > now => self.backend_is_due(due),
                 Some(_) => self.touch_backend(id),
                 None => {}

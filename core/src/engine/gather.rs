@@ -8,7 +8,7 @@
 //!
 //! Whatever it is, gets, writes or meta requests, few requests are *held* at the end of a turn in which clients are
 //! answered: while the worker writes the answers these clients ask for more, and a packet that wakes a backend costs
-//! as much as an answer. Without clients to answer nothing is held.
+//! as much as an answer. What is no get is also held until the answer in flight, unless the worker had time to spare.
 //!
 //! # Invariants
 //!
@@ -29,6 +29,26 @@ use crate::{BackendId, Time};
 
 /// So many of the keys that wait are looked at when clients take turns: as many as one client may have under way.
 const TURNS_LOOKED_AT_MAX: usize = 1_024;
+
+/// So long does a worker count as idle after it had to wait. Measured at half of the load that it can bear: with one
+/// turn instead, requests wait 1.1 times as long there; with 200 µs it saves fewer packets under full load.
+const IDLE_FOR_NS: u64 = 50_000;
+
+/// Requests for a backend that were held when a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    since: Time,
+    pub(super) until: Until,
+}
+
+/// When held requests are looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Clients have been answered and may ask for more.
+    NextTurn,
+    /// The backend owes an answer to what left before.
+    Answer,
+}
 
 impl Engine {
     /// Lets a key wait for the next batch.
@@ -81,11 +101,11 @@ impl Engine {
         let answers_leave = self.answers_leave();
         for position in 0..self.dirty_backends.len() {
             let id = self.dirty_backends[position];
-            if answers_leave && self.is_worth_holding(now, id) {
-                self.backends[id.index()].held_since.get_or_insert(now);
+            if let Some(until) = self.reason_to_hold(now, id, answers_leave) {
+                self.hold(now, id, until);
                 continue;
             }
-            self.backends[id.index()].held_since = None;
+            self.backends[id.index()].held = None;
             if !self.backends[id.index()].gathering {
                 continue;
             }
@@ -102,9 +122,14 @@ impl Engine {
         dirty.any(|client| !self.clients[client.index as usize].unsent.is_empty())
     }
 
-    /// Whether few requests would leave for `id`, for a short time only, so that those of the clients that are
-    /// answered in this turn can go with them.
-    fn is_worth_holding(&self, now: Time, id: BackendId) -> bool {
+    /// Whether the worker has had to wait for something to do just now: packets are saved where they are many.
+    fn has_time_to_spare(&self, now: Time) -> bool {
+        let until = |idle_at: Time| Time(idle_at.0.saturating_add(IDLE_FOR_NS));
+        self.idle_at.is_some_and(|idle_at| now < until(idle_at))
+    }
+
+    /// Few requests would leave for `id`, and for a short time they may wait for others to go with them.
+    fn reason_to_hold(&self, now: Time, id: BackendId, answers_leave: bool) -> Option<Until> {
         let (backend, limits) = (&self.backends[id.index()], &self.limits);
         let mut count = backend.unsent_count;
         let mut len = backend.unsent.len() as u64;
@@ -113,18 +138,42 @@ impl Engine {
                 count += gather.keys.len() as u64;
                 len += gather.len as u64;
             } else if !gather.keys.is_empty() && self.batch_may_leave(now, id, verb) {
-                return false;
+                return None;
             }
         }
-        let held_since = backend.held_since.unwrap_or(now);
-        let leaves_at = Time(
-            held_since
-                .0
-                .saturating_add(limits.gather_hold_us.saturating_mul(1_000)),
-        );
-        (1..limits.gather_keys_min).contains(&count)
+        let may_wait = (1..limits.gather_keys_min).contains(&count)
             && len < limits.gather_len_max
-            && now < leaves_at
+            && self.held_due(id).is_none_or(|due| now < due);
+        if !may_wait {
+            return None;
+        }
+        let answer_comes = backend.unsent_count > 0
+            && backend.pipeline.len() as u64 > backend.unsent_count
+            && !backend.sends_large
+            && !backend.suspect;
+        if answers_leave {
+            Some(Until::NextTurn)
+        } else if answer_comes && !self.has_time_to_spare(now) {
+            Some(Until::Answer)
+        } else {
+            None
+        }
+    }
+
+    fn hold(&mut self, now: Time, id: BackendId, until: Until) {
+        let backend = &mut self.backends[id.index()];
+        let since = backend.held.map_or(now, |held| held.since);
+        backend.held = Some(Held { since, until });
+        if let Some(due) = self.held_due(id) {
+            self.backend_is_due(due);
+        }
+    }
+
+    /// When held requests leave whatever happens.
+    pub(super) fn held_due(&self, id: BackendId) -> Option<Time> {
+        let held = self.backends[id.index()].held?;
+        let delay = self.limits.gather_hold_us.saturating_mul(1_000);
+        Some(Time(held.since.0.saturating_add(delay)))
     }
 
     /// When gathered keys leave although an answer is still in flight; `None` if only that answer, or
@@ -163,7 +212,7 @@ impl Engine {
         let large = backend.batch_answer_len >= limits.gather_answer_len;
         let late = self.gather_due(id).is_some_and(|due| due <= now);
         // Beside the answer that it would wait for. More would cost packets that a busy turn wants to save.
-        let spare = self.idle && backend.batches_in_flight == 1;
+        let spare = backend.batches_in_flight == 1 && self.has_time_to_spare(now);
         backend.batches_in_flight < limits.gather_batches_max && (full || large || late || spare)
     }
 

@@ -4,7 +4,7 @@ use magent_core::config::DeadRead;
 use magent_core::stats::Counter;
 
 use super::rig::Rig;
-use super::{MISS, ask_together, asks, assert_nothing_left, hit, pass_us, value};
+use super::{MISS, ask_together, asks, assert_nothing_left, hit, value};
 
 /// What is asked in the batch that is cut: keys of clients with one each, and of one with two.
 const KEYS: [&str; 5] = ["a", "b", "miss", "c", "d"];
@@ -161,7 +161,7 @@ fn batches_in_flight_are_asked_elsewhere_as_one() {
     let mut rig = Rig::new(1, 1);
     let mut clients = ask_together(&mut rig, &["a", "b"]);
     for key in ["c", "d", "e"] {
-        pass_us(&mut rig, 1_000);
+        rig.pass_us(1_000);
         clients.extend(ask_together(&mut rig, &[key]));
     }
     clients.push(asks(&mut rig, "f"));

@@ -1,6 +1,6 @@
 //! Requests are held for a short time while clients are being answered.
 
-use magent_core::engine::ClientId;
+use magent_core::engine::{ClientId, Input};
 
 use super::rig::Rig;
 use super::{MISS, asks, assert_nothing_left, hit, value};
@@ -168,4 +168,65 @@ fn held_requests_of_a_client_that_leaves_do_no_harm() {
     assert_eq!(rig.got(second), hit("second", "2"));
     assert_eq!(rig.got(first), hit("first", "1"));
     assert_nothing_left(rig, &[first, second]);
+}
+
+/// One client's meta get is in flight; the worker has not had to wait since.
+fn in_flight() -> (Rig, ClientId) {
+    let mut rig = Rig::new(1, 0);
+    let client = rig.client();
+    rig.send(client, b"mg first v\r\n");
+    assert_eq!(rig.sent(0), "mg first v\r\n");
+    (rig, client)
+}
+
+#[test]
+fn requests_behind_an_answer_in_flight_leave_together() {
+    let (mut rig, first) = in_flight();
+    let [writer, reader] = [rig.client(), rig.client()];
+    rig.send(writer, b"set k 0 0 1\r\n1\r\n");
+    rig.send(reader, b"mg k v\r\n");
+    assert!(!rig.end_turn(), "the answer wakes the worker");
+    assert_eq!(rig.sent(0), "");
+    rig.answer(0, b"EN\r\n");
+    assert_eq!(rig.got(first), "EN\r\n");
+    assert_eq!(rig.sent(0), "set k 0 0 1\r\n1\r\nmg k v\r\n");
+    rig.answer(0, b"STORED\r\nVA 1\r\n1\r\n");
+    assert_eq!(rig.got(writer), "STORED\r\n");
+    assert_eq!(rig.got(reader), "VA 1\r\n1\r\n");
+    assert_nothing_left(rig, &[first, writer, reader]);
+}
+
+#[test]
+fn requests_behind_a_late_answer_do_not_wait_for_it() {
+    let (mut rig, first) = in_flight();
+    let reader = rig.client();
+    rig.send(reader, b"mg k v\r\n");
+    rig.pass_us(249);
+    assert_eq!(rig.sent(0), "");
+    rig.pass_us(1);
+    assert_eq!(rig.sent(0), "mg k v\r\n");
+    rig.answer(0, b"EN\r\nEN\r\n");
+    assert_eq!([rig.got(first), rig.got(reader)], ["EN\r\n", "EN\r\n"]);
+    assert_nothing_left(rig, &[first, reader]);
+}
+
+#[test]
+fn a_worker_with_time_to_spare_holds_nothing_behind_an_answer() {
+    for (waited_before_us, held) in [(0, false), (49, false), (50, true)] {
+        let (mut rig, _) = in_flight();
+        rig.engine.handle(rig.now, Input::Idle);
+        rig.pass_us(waited_before_us);
+        let reader = rig.client();
+        rig.send(reader, b"mg k v\r\n");
+        assert_eq!(rig.sent(0).is_empty(), held, "{waited_before_us} us");
+    }
+}
+
+#[test]
+fn nothing_waits_behind_a_large_value() {
+    let (mut rig, _) = in_flight();
+    rig.answer(0, b"VA 100000\r\nvvv");
+    let reader = rig.client();
+    rig.send(reader, b"mg k v\r\n");
+    assert_eq!(rig.sent(0), "mg k v\r\n");
 }

@@ -359,6 +359,12 @@ impl Rig {
         }
     }
 
+    /// As [`Self::pass_ms`].
+    pub(crate) fn pass_us(&mut self, us: u64) {
+        self.now = Time(self.now.0 + us * 1_000);
+        self.run();
+    }
+
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.counters[0].count(counter)
     }
