@@ -116,10 +116,13 @@ impl Engine {
         }
     }
 
-    /// Whether clients get something to read in this turn. They are likely to ask for more.
+    /// Whether clients get something short to read in this turn. They are likely to ask for more at once.
     fn answers_leave(&self) -> bool {
         let mut dirty = self.dirty_clients.iter();
-        dirty.any(|client| !self.clients[client.index as usize].unsent.is_empty())
+        dirty.any(|client| {
+            let len = self.clients[client.index as usize].unsent.len() as u64;
+            (1..self.limits.gather_answer_len).contains(&len)
+        })
     }
 
     /// Whether the worker has had to wait for something to do just now: packets are saved where they are many.
@@ -143,13 +146,13 @@ impl Engine {
         }
         let may_wait = (1..limits.gather_keys_min).contains(&count)
             && len < limits.gather_len_max
+            && !backend.sends_large
             && self.held_due(id).is_none_or(|due| now < due);
         if !may_wait {
             return None;
         }
         let answer_comes = backend.unsent_count > 0
             && backend.pipeline.len() as u64 > backend.unsent_count
-            && !backend.sends_large
             && !backend.suspect;
         if answers_leave {
             Some(Until::NextTurn)

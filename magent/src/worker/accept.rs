@@ -13,7 +13,7 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Poll, Token};
 
 use super::clients::Client;
-use super::stream::{Stream, tune};
+use super::stream::Stream;
 use super::{Worker, time_since};
 use crate::listen::{Greeting, Listener, ProxyHeader, Tls};
 
@@ -63,7 +63,8 @@ impl Worker {
             };
             let accepted = match listener {
                 Accepting::Tcp(listener, greeting) => listener.accept().map(|(stream, peer)| {
-                    tune(&stream, peer.ip());
+                    // Answers are written whole; waiting for more to send only delays them.
+                    drop(stream.set_nodelay(true));
                     (Stream::Tcp(stream), Some(peer), *greeting)
                 }),
                 Accepting::Unix(listener) => listener

@@ -16,7 +16,7 @@ use mio::net::{TcpStream, UnixStream};
 use rustls::ClientConnection;
 use socket2::SockRef;
 
-use super::stream::{Received, Stream, tune};
+use super::stream::{Received, Stream, tune_backend};
 use super::tls::TlsStream;
 use super::{FromWorker, HEAD_LEN, READ_LEN, SLICES, TOKEN_BACKEND, Worker};
 use crate::auth::backend;
@@ -84,7 +84,7 @@ impl Worker {
 
     pub(super) fn connect_to(&mut self, now: Time, connection: ConnectionId, address: SocketAddr) {
         let stream = TcpStream::connect(address).map(|stream| {
-            tune(&stream, address.ip());
+            tune_backend(&stream, address.ip());
             // It is only closed when it is given up: then nothing that has not left may leave any more.
             drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
             match self.common.tls.backends.target(connection.backend) {

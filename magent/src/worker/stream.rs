@@ -43,13 +43,14 @@ impl Buffers {
     }
 }
 
-/// What a connection to `peer` is used for: requests and answers that leave whole.
-pub(super) fn tune(socket: &TcpStream, peer: IpAddr) {
-    // Waiting for more to send only delays them.
+/// Sets up a socket to a backend at `peer`.
+pub(super) fn tune_backend(socket: &TcpStream, peer: IpAddr) {
+    // Requests leave whole; waiting for more to send only delays them.
     drop(socket.set_nodelay(true));
     if peer.is_loopback() {
         // Nothing is congested within one machine, but BBR, where that is the system's choice, paces with a timer
         // all the same: a large set cost 1.3 times as much with it. Every kernel has reno and lets everybody use it.
+        // Not towards clients: there the pauses between the parts of a large value let small answers pass.
         drop(SockRef::from(socket).set_tcp_congestion(b"reno"));
     }
 }
@@ -245,11 +246,11 @@ mod tests {
 
     use super::*;
 
-    /// The congestion control of a fresh socket after [`tune`], its zeros left out.
+    /// The congestion control of a fresh socket after [`tune_backend`], its zeros left out.
     fn congestion_control_towards(peer: &str) -> Vec<u8> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        tune(&socket, peer.parse().unwrap());
+        tune_backend(&socket, peer.parse().unwrap());
         assert!(socket.nodelay().unwrap());
         let mut name = SockRef::from(&socket).tcp_congestion().unwrap();
         name.retain(|&byte| byte != 0);
