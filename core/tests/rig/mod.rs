@@ -304,14 +304,20 @@ impl Rig {
 
     /// A scripted backend answers.
     pub(crate) fn answer(&mut self, backend: usize, bytes: &[u8]) {
-        self.answers(backend, bytes);
+        let data = self.said_by(backend, bytes);
+        self.inputs.push_back(data);
         self.run();
     }
 
     /// The same; the turn goes on.
     pub(crate) fn answers(&mut self, backend: usize, bytes: &[u8]) {
+        let data = self.said_by(backend, bytes);
+        self.take_in(data);
+    }
+
+    fn said_by(&self, backend: usize, bytes: &[u8]) -> Event {
         let connection = self.peers[backend].connection.expect("it is connected");
-        self.feed_backend(connection, bytes);
+        Event::Data(connection, bytes.to_vec())
     }
 
     /// The same, unless nothing connects the two.
