@@ -61,6 +61,7 @@ breaks! {
     StateFile, "state-file", "A proxy that starts again takes every backend to be in step.";
     CasMark, "cas-mark", "A CAS unique of one backend is taken for one of another.";
     ReadRepeats, "read-repeats", "A read whose backend fails is a miss.";
+    ReadPlace, "read-place", "A read that is asked again waits behind the writes that arrived after it.";
 }
 
 /// Which protections are switched off.

@@ -541,6 +541,31 @@ fn a_read_behind_an_outcome_that_the_follower_lacks_waits() {
 }
 
 #[test]
+fn a_read_between_two_writes_of_its_key_is_asked_elsewhere_only_behind_the_first() {
+    let mut rig = Rig::new(1, 1);
+    let [client, other] = [rig.client(), rig.client()];
+    rig.send(client, b"get k\r\n");
+    rig.send(other, b"set k 0 0 1\r\n1\r\n");
+    assert_eq!(rig.sent(1), "set k 0 0 1\r\n1\r\n");
+    rig.send(client, b"get k\r\n");
+    rig.pass_ms(20);
+    // The first one would see the write that came behind it.
+    assert_eq!(rig.sent(1), "get k\r\n");
+    assert_eq!(rig.count(Counter::Hedged), 1);
+    rig.answer(1, b"STORED\r\nVALUE k 0 1\r\n1\r\nEND\r\n");
+    assert_eq!(rig.got(client), "");
+    rig.answer(0, HIT);
+    assert_eq!(
+        rig.got(client),
+        format!("{HIT_TEXT}VALUE k 0 1\r\n1\r\nEND\r\n")
+    );
+    rig.answer(0, b"STORED\r\nVALUE k 0 1\r\n1\r\nEND\r\n");
+    assert_eq!(rig.got(other), "STORED\r\n");
+    rig.lose_client(other);
+    assert_nothing_left(rig, client);
+}
+
+#[test]
 fn a_value_cut_by_silence_comes_from_the_follower() {
     for (request, part, rest, whole) in [
         (

@@ -68,6 +68,8 @@ pub(crate) struct History {
     flushes: Vec<u32>,
     /// By key and number: the request that was answered with it.
     counted: BTreeMap<(usize, u64), u32>,
+    /// By connection and key: the request that wrote what its last read saw.
+    told: BTreeMap<(u32, usize), u32>,
     /// Longest time that a request without a result may take to happen.
     unknown_ms: u64,
     /// Whether nothing fails: then a request that wants no answer is sure to have been executed.
@@ -108,6 +110,7 @@ impl History {
             keys,
             flushes: Vec::new(),
             counted: BTreeMap::new(),
+            told: BTreeMap::new(),
             unknown_ms,
             is_faultless,
             seen_is_done,
@@ -263,6 +266,7 @@ impl History {
         let seen = self.check_writes(reader, key, value)?;
         self.check_client_flags(key, &seen, client_flags)?;
         self.check_not_old(reader, key, &seen)?;
+        self.check_not_taken_back(reader, key, &seen)?;
         if let (KeyKind::Counter, Some(base)) = (self.keys[key].kind, seen.base) {
             self.check_sum(reader, key, base, seen.added)?;
         }
@@ -398,6 +402,32 @@ impl History {
             ));
         }
         Ok(())
+    }
+
+    /// What a connection has been told is not followed by anything older, also where both were asked for at once.
+    fn check_not_taken_back(
+        &mut self,
+        reader: Reader,
+        key: usize,
+        seen: &Seen,
+    ) -> Result<(), Violation> {
+        let (Some(base), true) = (seen.base, self.seen_is_done) else {
+            return Ok(());
+        };
+        let told = self.told.insert((reader.connection, key), base);
+        match told {
+            Some(told) if told != base && self.is_before_op(self.op(base), self.op(told)) => {
+                Err(violation(
+                    "taken back",
+                    format!(
+                        "{}: read {} saw request {base} behind one that saw {told}",
+                        String::from_utf8_lossy(&self.keys[key].bytes),
+                        reader.id,
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A number has at least what was acknowledged and at most what was asked for.

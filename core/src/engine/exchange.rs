@@ -230,6 +230,8 @@ pub(crate) struct Exchange {
     pub alone: bool,
     pub done: bool,
     pub arrived: Time,
+    /// Its place among all that have arrived; 0 until it is linked.
+    pub arrival_number: u64,
     pub refs: u32,
     linked: bool,
     previous: Option<ExchangeId>,
@@ -285,6 +287,7 @@ impl Exchange {
             alone: false,
             done: false,
             arrived: Time(0),
+            arrival_number: 0,
             refs: 0,
             linked: false,
             previous: None,
@@ -380,6 +383,8 @@ pub(crate) struct Exchanges {
     free: Vec<ExchangeId>,
     oldest: Option<ExchangeId>,
     newest: Option<ExchangeId>,
+    /// How many have been linked.
+    arrivals: u64,
 }
 
 impl Index<ExchangeId> for Exchanges {
@@ -430,8 +435,15 @@ impl Exchanges {
         self.slots.len() - self.free.len()
     }
 
+    /// Gives it the next arrival number.
+    pub(crate) fn number(&mut self, id: ExchangeId) {
+        self.arrivals += 1;
+        self[id].arrival_number = self.arrivals;
+    }
+
     /// Appends to the list of those that wait for an answer.
     pub(crate) fn link(&mut self, id: ExchangeId) {
+        self.number(id);
         let newest = self.newest;
         let exchange = &mut self[id];
         assert!(!exchange.linked, "exchange linked twice");

@@ -228,8 +228,9 @@ impl Engine {
             incarnation,
         }));
         for &exchange in &owed {
-            // A write of the key may have been asked for after the read: the follower could show it already.
-            if self.locks.holder(self.exchanges[exchange].hash).is_none() {
+            let this = &self.exchanges[exchange];
+            // A write of the key that arrived after the read: the follower could show it already.
+            if !self.locks.is_held_after(this.hash, this.arrival_number) {
                 self.hedge(now, exchange, id);
             }
         }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! From before a write is sent until it is over, later writes of its slot wait. So do reads, until the writes
-//! before them have been sent: a client's own commands keep their order.
+//! before them have been sent: a client's own commands keep their order. A read that is asked once more, because the
+//! backend that owed its answer has failed, keeps its place: a write that arrived after it is not before it now.
 //!
 //! # Invariants
 //!
@@ -46,6 +47,8 @@ pub(crate) struct Locks {
 struct Entry {
     /// The write that has the slot; `None` while other workers are before this one.
     holder: Option<ExchangeId>,
+    /// When the holder arrived.
+    holder_number: u64,
     ticket: Option<Ticket>,
     /// Whether the holder has been sent.
     sent: bool,
@@ -59,11 +62,17 @@ impl Entry {
     fn was_sent_to(&self, authority: Option<BackendId>) -> bool {
         self.sent && (self.sent_to.is_none() || self.sent_to == authority)
     }
+
+    /// Whether the holder arrived before this number.
+    fn is_held_before(&self, arrival_number: u64) -> bool {
+        self.holder.is_some() && self.holder_number < arrival_number
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiter {
     exchange: ExchangeId,
+    arrival_number: u64,
     what: What,
 }
 
@@ -105,59 +114,81 @@ impl Locks {
         self.entries.len() == self.free.len()
     }
 
-    /// Whether a write must wait. Then it is queued; else it holds its slot.
-    pub(crate) fn write_waits(&mut self, hash: u64, exchange: ExchangeId) -> bool {
+    /// Whether a write, the newest request, must wait. Then it is queued; else it holds its slot.
+    pub(crate) fn write_waits(
+        &mut self,
+        hash: u64,
+        exchange: ExchangeId,
+        arrival_number: u64,
+    ) -> bool {
         let slot = Slot::of(hash);
+        let waiter = Waiter {
+            exchange,
+            arrival_number,
+            what: What::Write,
+        };
         if let Some(entry) = self.entry(slot) {
-            let waits = entry.holder != Some(exchange);
-            if waits {
-                let what = What::Write;
-                entry.waiters.push_back(Waiter { exchange, what });
-            }
-            return waits;
+            entry.waiters.push_back(waiter);
+            return true;
         }
         let taken = self.slots.take(slot);
         let entry = self.insert(slot);
         match taken {
             Taken::Now => {
                 entry.holder = Some(exchange);
+                entry.holder_number = arrival_number;
                 false
             }
             Taken::Later(ticket) => {
-                let what = What::Write;
                 entry.ticket = Some(ticket);
-                entry.waiters.push_back(Waiter { exchange, what });
+                entry.waiters.push_back(waiter);
                 self.queued.push(slot);
                 true
             }
         }
     }
 
-    /// Whether a read that is to be asked at `authority` must wait: a write before it has not been sent; or not to
-    /// that backend, because the two were in different Views. Then it is queued.
+    /// Whether a read that is to be asked at `authority`, perhaps not for the first time, must wait: a write that
+    /// arrived before it has not been sent; or not to that backend, because the two were in different Views. Then it is
+    /// queued.
     pub(crate) fn read_waits(
         &mut self,
         hash: u64,
         exchange: ExchangeId,
+        arrival_number: u64,
         authority: Option<BackendId>,
     ) -> bool {
-        match self.entry(Slot::of(hash)) {
-            Some(entry)
-                if !entry.waiters.is_empty()
-                    || entry.holder.is_some() && !entry.was_sent_to(authority) =>
-            {
-                let what = What::Read;
-                entry.waiters.push_back(Waiter { exchange, what });
-                true
-            }
-            Some(_) | None => false,
+        let Some(entry) = self.entry(Slot::of(hash)) else {
+            return false;
+        };
+        let position = entry
+            .waiters
+            .partition_point(|waiter| waiter.arrival_number < arrival_number);
+        let waits =
+            position > 0 || entry.is_held_before(arrival_number) && !entry.was_sent_to(authority);
+        if waits {
+            let waiter = Waiter {
+                exchange,
+                arrival_number,
+                what: What::Read,
+            };
+            entry.waiters.insert(position, waiter);
         }
+        waits
     }
 
     /// The write that a slot is held for.
     pub(crate) fn holder(&self, hash: u64) -> Option<ExchangeId> {
         let index = *self.entries_by_slot.get(Slot::of(hash).index())?;
         self.entries.get(index as usize)?.holder
+    }
+
+    /// Whether a slot is held for a write that arrived after this number.
+    pub(crate) fn is_held_after(&self, hash: u64, arrival_number: u64) -> bool {
+        self.entries_by_slot
+            .get(Slot::of(hash).index())
+            .and_then(|&index| self.entries.get(index as usize))
+            .is_some_and(|entry| entry.holder.is_some() && !entry.is_held_before(arrival_number))
     }
 
     /// The holder has been sent, to this backend first or to both: reads behind it may go on.
@@ -276,6 +307,7 @@ impl Locks {
         let waiter = entry.waiters.pop_front().expect("a write waits");
         assert!(waiter.what == What::Write, "reads have gone on");
         entry.holder = Some(waiter.exchange);
+        entry.holder_number = waiter.arrival_number;
         entry.sent = false;
         entry.sent_to = None;
         self.granted.push_back(Granted::Write(waiter.exchange));

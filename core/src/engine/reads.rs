@@ -29,9 +29,13 @@ impl Engine {
         if this.done {
             return;
         }
-        let hash = this.hash;
+        let (hash, arrival_number) = (this.hash, this.arrival_number);
         let plan = self.plan(this.primary, this.backup);
-        if self.locks.read_waits(hash, exchange, plan.authority) {
+        let authority = plan.authority;
+        if self
+            .locks
+            .read_waits(hash, exchange, arrival_number, authority)
+        {
             self.exchanges.retain(exchange);
             return;
         }
@@ -95,6 +99,9 @@ impl Engine {
             self.answer_dead_read(exchange);
         } else if this.retries <= RETRIES_MAX {
             self.count(Counter::Retried);
+            if self.breaks.has(Break::ReadPlace) {
+                self.exchanges.number(exchange);
+            }
             self.dispatch_read(now, exchange);
         } else if !self.hedge_is_left(exchange) {
             self.answer_dead_read(exchange);

@@ -45,7 +45,8 @@ impl Engine {
             return;
         }
         if this.backup.is_some() && !self.breaks.has(Break::OutcomeLock) {
-            if self.locks.write_waits(this.hash, exchange) {
+            let (hash, arrival_number) = (this.hash, this.arrival_number);
+            if self.locks.write_waits(hash, exchange, arrival_number) {
                 self.exchanges.retain(exchange);
                 return;
             }

@@ -203,6 +203,44 @@ fn a_get_that_is_asked_again_may_see_the_write_behind_it() {
     assert_eq!(rig.got(client), hit("k", "2"));
 }
 
+/// What waited for the write of somebody else has not left, so the get that is asked again is before it.
+#[test]
+fn a_get_that_is_asked_again_does_not_see_what_arrived_later_and_waits() {
+    for first in ["get k\r\n", "get k\r\nget k\r\n"] {
+        let mut rig = Rig::new(1, 1);
+        let [client, other] = [rig.client(), rig.client()];
+        rig.send(client, first.as_bytes());
+        rig.send(other, b"set k 0 0 1\r\n1\r\n");
+        rig.send(client, b"get k\r\nset k 0 0 1\r\n2\r\n");
+        assert_eq!(rig.sent(1), "set k 0 0 1\r\n1\r\n");
+        rig.answer(1, b"STORED\r\n");
+        rig.kill(0);
+        let before = 1 + first.lines().count();
+        let keys = " k".repeat(before);
+        assert_eq!(rig.sent(1), format!("get{keys}\r\nset k 0 0 1\r\n2\r\n"));
+        let found = value("k", "1").repeat(before);
+        rig.answer(1, format!("{found}END\r\nSTORED\r\n").as_bytes());
+        assert_eq!(rig.got(client), hit("k", "1").repeat(before));
+    }
+}
+
+/// A write that is decided anew is before the gets behind it, and not before those in front of it.
+#[test]
+fn gets_around_a_write_that_is_decided_anew_keep_their_places() {
+    let mut rig = Rig::new(1, 1).with_keeper();
+    let client = rig.client();
+    rig.send(client, b"get k\r\nappend k 0 0 1\r\n2\r\nget k\r\n");
+    assert_eq!(rig.sent(1), "");
+    rig.kill(0);
+    assert_eq!(rig.sent(1), "get k\r\nappend k 0 0 1\r\n2\r\n");
+    let first = hit("k", "1") + "STORED\r\n";
+    rig.answer(1, first.as_bytes());
+    assert_eq!(rig.sent(1), "get k\r\n");
+    rig.answer(1, hit("k", "12").as_bytes());
+    assert_eq!(rig.got(client), first + &hit("k", "12"));
+    assert_nothing_left(rig, &[client]);
+}
+
 // -- Clients that leave --
 
 /// When a client leaves.
