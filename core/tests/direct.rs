@@ -113,6 +113,86 @@ fn values_in_pieces_of_any_length_reach_the_client_whole() {
     }
 }
 
+/// The line of the next value is read to the value's place, too, and so is whatever comes instead of it.
+#[test]
+fn what_comes_behind_a_large_value_is_answered_whatever_it_is() {
+    let large = payload(1);
+    let answers = [
+        [&value("k", &payload(2))[..], b"END\r\n"].concat(),
+        [&value("k", &large[..40_000]), &b"END\r\n"[..]].concat(),
+        [
+            value("k", &large),
+            value("k", &payload(3)),
+            b"END\r\n".to_vec(),
+        ]
+        .concat(),
+        [
+            value("k", &[large.clone(), large.clone()].concat()),
+            b"END\r\n".to_vec(),
+        ]
+        .concat(),
+        [&value("k", b"small")[..], b"END\r\n"].concat(),
+        b"END\r\n".to_vec(),
+        b"SERVER_ERROR out of memory\r\n".to_vec(),
+    ];
+    for (which, answer) in answers.iter().enumerate() {
+        for first_len in [1, 5, 20, 1_000, 150_000, answer.len()] {
+            let what = format!("{which}, {first_len}");
+            let mut rig = Rig::new(1, 0);
+            let client = rig.client();
+            rig.send(client, b"get a\r\n");
+            rig.answer(0, &[value("a", &large), b"END\r\n".to_vec()].concat());
+            rig.got_bytes(client);
+            let request = if which == 2 {
+                "get k k\r\n"
+            } else {
+                "get k\r\n"
+            };
+            rig.send(client, request.as_bytes());
+            let filled = rig.filled;
+            let (first, rest) = answer.split_at(first_len.min(answer.len()));
+            rig.answer(0, first);
+            assert!(rig.filled > filled, "{what}: nothing was read to its place");
+            rig.answer(0, rest);
+            assert_eq!(rig.got_bytes(client), *answer, "{what}");
+            rig.lose_client(client);
+            rig.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_behind_a_large_value_is_not_kept() {
+    let mut rig = Rig::new(1, 0);
+    let [client, leaves] = [rig.client(), rig.client()];
+    rig.send(client, b"get a\r\n");
+    rig.answer(0, &[value("a", &payload(1)), b"END\r\n".to_vec()].concat());
+    rig.got_bytes(client);
+    rig.send(leaves, b"get k\r\n");
+    rig.lose_client(leaves);
+    let filled = rig.filled;
+    rig.answer(0, &[value("k", &payload(2)), b"END\r\n".to_vec()].concat());
+    assert_eq!(rig.filled, filled);
+    rig.lose_client(client);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn another_keys_value_behind_a_large_one_reaches_nobody() {
+    let mut rig = Rig::new(1, 1);
+    let client = rig.client();
+    rig.send(client, b"get a\r\n");
+    rig.answer(0, &[value("a", &payload(1)), b"END\r\n".to_vec()].concat());
+    rig.got_bytes(client);
+    rig.send(client, b"get k\r\n");
+    rig.answer(0, &value("other", &payload(2)));
+    assert_eq!(rig.count(Counter::Desyncs), 1);
+    rig.answer(1, b"END\r\n");
+    assert_eq!(rig.got(client), "END\r\n");
+    rig.lose_client(client);
+    rig.assert_nothing_left();
+}
+
 #[test]
 fn a_value_without_its_line_end_reaches_nobody() {
     let mut rig = Rig::new(1, 1);

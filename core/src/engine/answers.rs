@@ -114,11 +114,7 @@ impl Engine {
         };
         let exchange = *keys.get(*next)?;
         let this = &mut self.exchanges[exchange];
-        let plain = this.kind == Kind::Fetch(GetVerb::Get)
-            && this.asked.is_none()
-            && this.hedging != Hedging::Asked(id)
-            && !this.done;
-        if !plain {
+        if !is_plain_fetch(this, id) {
             return None;
         }
         let (line_len, value_len) = value_of(this.key(), data)?;
@@ -128,7 +124,7 @@ impl Engine {
             return None;
         }
         *next += 1;
-        backend.sends_large = false;
+        backend.large_len = 0;
         this.reply.extend_from_slice(whole);
         self.on_fetched(exchange);
         self.release(exchange);
@@ -270,7 +266,11 @@ impl Engine {
             self.append_line(id, exchange, raw);
         }
         let backend = &mut self.backends[id.index()];
-        backend.sends_large = remaining >= LARGE_LEN;
+        backend.large_len = if remaining >= LARGE_LEN {
+            raw.len() + remaining
+        } else {
+            0
+        };
         backend.receiving = Some(Receiving {
             exchange,
             remaining,
@@ -575,6 +575,14 @@ pub(super) fn echo(exchange: &Exchange, raw: &[u8], mark: u16, reply: &mut Vec<u
 /// Whether nobody waits for the exchange's value. A counter's is compared with its copy all the same.
 pub(super) fn is_unwanted(exchange: &Exchange) -> bool {
     exchange.done && !counts(exchange)
+}
+
+/// Whether what `id` says of a key goes to its client as it comes.
+pub(super) fn is_plain_fetch(exchange: &Exchange, id: BackendId) -> bool {
+    exchange.kind == Kind::Fetch(GetVerb::Get)
+        && exchange.asked.is_none()
+        && exchange.hedging != Hedging::Asked(id)
+        && !exchange.done
 }
 
 /// Digits of a 64-bit number.

@@ -33,10 +33,6 @@ use crate::{BackendId, Time};
 
 /// One backend as one worker sees it.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "facts that do not exclude each other"
-)]
 pub(crate) struct Backend {
     pub(super) generation: u32,
     pub(super) link: Link,
@@ -46,8 +42,8 @@ pub(crate) struct Backend {
     pub(super) receiving: Option<Receiving>,
     /// A part of a line.
     pub(super) inbox: Vec<u8>,
-    /// Whether its last value was large.
-    pub(super) sends_large: bool,
+    /// Bytes of its last value and the line before it if that was large, else 0.
+    pub(super) large_len: usize,
     pub(super) unsent: SendQueue,
     /// Requests that were queued since it was last written to.
     pub(super) unsent_count: u64,
@@ -193,7 +189,7 @@ impl Backend {
             pipeline: VecDeque::new(),
             receiving: None,
             inbox: Vec::new(),
-            sends_large: false,
+            large_len: 0,
             unsent: SendQueue::default(),
             unsent_count: 0,
             held: None,

@@ -9,15 +9,20 @@
 //! - Room is lent only for a payload that has begun and is wanted, and only as far as memory may be used.
 //! - A payload that is read so and one that is handed over in pieces come to the same: both end in
 //!   `upload::Engine::on_payload_bytes` and `answers::Engine::on_value_bytes`.
+//! - Behind a large value another one is expected, and its line is read with it. What turns out to be something else is
+//!   handed over.
 //!
 //! Not here: small payloads, and whatever comes over TLS: they are copied.
 
-use super::answers::is_unwanted;
+use super::answers::{is_plain_fetch, is_unwanted};
+use super::backends::{Pending, Receiving};
 use super::clients::Reading;
+use super::exchange::ExchangeId;
 use super::send_queue::QUEUE_LEN_MIN;
 use super::{ClientId, ConnectionId, Engine};
-use crate::Time;
+use crate::proto::response::value_of;
 use crate::stats::Counter;
+use crate::{BackendId, Time};
 
 /// Below this a copy costs less than another read.
 const ROOM_LEN_MIN: usize = 8 * 1024;
@@ -42,7 +47,7 @@ impl Engine {
     /// The same of a backend.
     #[must_use]
     pub fn backend_is_large(&self, connection: ConnectionId) -> bool {
-        self.backends[connection.backend.index()].sends_large
+        self.backends[connection.backend.index()].large_len > 0
     }
 
     /// Where the next bytes of this client belong, if they are those of a large payload: into the spare capacity,
@@ -64,14 +69,17 @@ impl Engine {
         reserve(large, *remaining, 0, memory_left).then_some(large)
     }
 
-    /// Where the next bytes of this backend belong, if they are those of a large value. As [`Self::client_room`].
+    /// Where the next bytes of this backend belong, if they are those of a large value or likely to begin one. As
+    /// [`Self::client_room`].
     pub fn backend_room(&mut self, connection: ConnectionId) -> Option<&mut Vec<u8>> {
         let memory_left = self.memory_len_max.saturating_sub(self.memory_len);
         let backend = &self.backends[connection.backend.index()];
         if !backend.is_open(connection) || !backend.inbox.is_empty() {
             return None;
         }
-        let receiving = backend.receiving.as_ref()?;
+        let Some(receiving) = &backend.receiving else {
+            return self.room_for_expected(connection.backend, memory_left);
+        };
         let (exchange, remaining) = (receiving.exchange, receiving.remaining);
         let elsewhere = receiving.discard || receiving.of_follower;
         let this = &mut self.exchanges[exchange];
@@ -80,6 +88,61 @@ impl Engine {
             return None;
         }
         reserve(&mut this.reply, remaining, BEHIND_LEN, memory_left).then_some(&mut this.reply)
+    }
+
+    /// The same where no value has begun: behind a large one the next is expected to be as long.
+    fn room_for_expected(&mut self, id: BackendId, memory_left: u64) -> Option<&mut Vec<u8>> {
+        let len = self.backends[id.index()].large_len;
+        if len == 0 || (len + BEHIND_LEN) as u64 > memory_left {
+            return None;
+        }
+        let exchange = self.next_fetched(id)?;
+        let reply = &mut self.exchanges[exchange].reply;
+        if !reply.is_empty() {
+            return None;
+        }
+        if reply.capacity() < len {
+            let small = std::mem::replace(reply, self.pool.take_large(len + BEHIND_LEN));
+            self.pool.give(small);
+        }
+        Some(reply)
+    }
+
+    /// The next key of the oldest batch, if a value of it goes to its client as it comes.
+    fn next_fetched(&self, id: BackendId) -> Option<ExchangeId> {
+        let Some(Pending::Batch { keys, next }) = self.backends[id.index()].pipeline.front() else {
+            return None;
+        };
+        let exchange = *keys.get(*next)?;
+        is_plain_fetch(&self.exchanges[exchange], id).then_some(exchange)
+    }
+
+    /// What was read into [`Self::room_for_expected`] begins with the line of a large value of that key, which is
+    /// received from now on; yields the bytes of the line.
+    fn begin_expected(&mut self, id: BackendId, exchange: ExchangeId) -> Option<usize> {
+        let this = &self.exchanges[exchange];
+        let (line_len, value_len) = value_of(this.key(), &this.reply)?;
+        let remaining = value_len as usize + b"\r\n".len();
+        let fits = self.memory_len + remaining as u64 <= self.memory_len_max;
+        if remaining < LARGE_LEN || !fits {
+            return None;
+        }
+        let backend = &mut self.backends[id.index()];
+        let Some(Pending::Batch { next, .. }) = backend.pipeline.front_mut() else {
+            unreachable!("the caller looked at the oldest entry");
+        };
+        *next += 1;
+        backend.large_len = line_len + remaining;
+        backend.receiving = Some(Receiving {
+            exchange,
+            remaining,
+            discard: false,
+            last_byte: 0,
+            of_batch: true,
+            of_follower: false,
+            stream: u64::from(value_len) >= self.limits.stream_len_min,
+        });
+        Some(line_len)
     }
 
     /// `count` bytes were read into [`Self::client_room`].
@@ -110,6 +173,19 @@ impl Engine {
             return;
         }
         let id = connection.backend;
+        let mut count = count;
+        if self.backends[id.index()].receiving.is_none() {
+            let Some(exchange) = self.next_fetched(id) else {
+                unreachable!("room is lent for a value");
+            };
+            let Some(line_len) = self.begin_expected(id, exchange) else {
+                let data = std::mem::take(&mut self.exchanges[exchange].reply);
+                self.take_backend_data(now, id, &data);
+                self.pool.give(data);
+                return;
+            };
+            count -= line_len;
+        }
         let Some(receiving) = &self.backends[id.index()].receiving else {
             unreachable!("room is lent for a value");
         };

@@ -149,7 +149,7 @@ impl Engine {
         }
         let answer_comes = backend.unsent_count > 0
             && backend.pipeline.len() as u64 > backend.unsent_count
-            && !backend.sends_large
+            && backend.large_len == 0
             && !backend.suspect;
         if answers_leave {
             Some(Until::NextTurn)
