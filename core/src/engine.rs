@@ -143,8 +143,12 @@ pub enum Input<'a> {
     SlotsFreed,
     /// Finish what is under way and close clients that wait for nothing.
     Drain,
-    /// The caller had nothing to do before this turn: it has time to spare, so that nothing needs to gather.
-    Idle,
+    /// The caller had nothing to do before this turn: who often waits has time to spare, so that nothing needs to
+    /// gather.
+    Idle {
+        /// From then on.
+        since: Time,
+    },
     /// All that this turn brought has been handed in: what was gathered may leave.
     TurnEnd,
 }
@@ -304,8 +308,10 @@ pub struct Engine {
     backends_due: Option<Time>,
     draining: bool,
     turn_open: bool,
-    /// When the caller last had nothing to do.
-    idle_at: Option<Time>,
+    /// Until when the worker has time to spare, because it had to wait.
+    idle_until: Time,
+    /// [`Backend::in_flight`] of all backends.
+    in_flight: u64,
 }
 
 impl Engine {
@@ -377,7 +383,8 @@ impl Engine {
             backends_due: None,
             draining: false,
             turn_open: false,
-            idle_at: None,
+            idle_until: Time(0),
+            in_flight: 0,
             limits,
         }
     }
@@ -406,7 +413,7 @@ impl Engine {
             Input::Settled(epoch) => self.on_settled(now, epoch),
             Input::SlotsFreed => self.locks.look_at_queued(),
             Input::Drain => self.on_drain(),
-            Input::Idle => self.idle_at = Some(now),
+            Input::Idle { since } => self.on_idle(now, since),
             Input::TurnEnd => self.on_turn_end(now),
         }
         self.work_off_ready(now);
@@ -552,7 +559,7 @@ impl Engine {
             }
             if is.incarnation != was.incarnation {
                 // The failure may have been seen by another worker only.
-                self.backends[index].suspect = false;
+                self.set_suspect(id, false);
                 self.abandon_backend(now, id);
                 self.backends[index].failed_incarnation = None;
                 self.backends[index].absent_since = now;
@@ -613,6 +620,11 @@ impl Engine {
     }
 
     fn on_turn_end(&mut self, now: Time) {
+        debug_assert_eq!(
+            self.in_flight,
+            self.backends.iter().map(Backend::in_flight).sum::<u64>(),
+            "every request that leaves and every answer is counted"
+        );
         self.expire(now);
         self.locks.look_at_queued();
         self.work_off_ready(now);
@@ -658,7 +670,6 @@ impl Engine {
             if until.is_none()
                 && let Some(connection) = backend.writable(id)
             {
-                backend.unsent_count = 0;
                 outputs.push_back(Output::WriteBackend(connection));
             }
             backend.dirty = until == Some(Until::NextTurn);

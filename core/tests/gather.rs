@@ -11,7 +11,7 @@ mod endings;
 mod held;
 mod rig;
 
-use magent_core::engine::{ClientId, Input};
+use magent_core::engine::ClientId;
 use magent_core::stats::Counter;
 use rig::Rig;
 
@@ -71,7 +71,7 @@ fn a_write_closes_the_batch_that_holds_its_key() {
         ("md k\r\n", "HD\r\n"),
         ("flush_all\r\n", "OK\r\n"),
     ] {
-        let mut rig = Rig::new(1, 0);
+        let mut rig = Rig::that_holds(1, 0);
         let other = ask_together(&mut rig, &["busy"])[0];
         // The first batch is in flight, so these gather.
         let early = [asks(&mut rig, "k"), asks(&mut rig, "x")];
@@ -113,7 +113,7 @@ fn reads_of_a_key_keep_their_order_whatever_they_are() {
         ["gets k\r\n", "mg k v\r\n"],
         ["mg k v\r\n", "get k\r\n"],
     ] {
-        let mut rig = Rig::new(1, 0);
+        let mut rig = Rig::that_holds(1, 0);
         ask_together(&mut rig, &["busy"]);
         let client = rig.client();
         rig.feed(client, b"get x\r\n");
@@ -124,6 +124,7 @@ fn reads_of_a_key_keep_their_order_whatever_they_are() {
         // What has not left yet leaves when this is answered.
         for _ in 0..sent.lines().count() + 1 {
             rig.answer(0, MISS.as_bytes());
+            rig.pass_us(HELD_US);
             sent += &rig.sent(0);
         }
         let at = reads.map(|read| {
@@ -137,7 +138,7 @@ fn reads_of_a_key_keep_their_order_whatever_they_are() {
 
 #[test]
 fn get_set_get_in_one_packet_sees_old_then_new() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let client = rig.client();
     rig.send(client, b"get k\r\nset k 0 0 1\r\n2\r\nget k\r\n");
     assert_eq!(rig.sent(0), "get k\r\nset k 0 0 1\r\n2\r\n");
@@ -152,7 +153,7 @@ fn get_set_get_in_one_packet_sees_old_then_new() {
 /// With a follower, too: the batch is the authority's, the write goes to both.
 #[test]
 fn a_write_to_two_copies_closes_the_batch_of_the_one_that_is_read() {
-    let mut rig = Rig::new(1, 1);
+    let mut rig = Rig::that_holds(1, 1);
     let other = ask_together(&mut rig, &["busy"])[0];
     let reader = asks(&mut rig, "k");
     let writer = rig.client();
@@ -171,7 +172,7 @@ fn a_write_to_two_copies_closes_the_batch_of_the_one_that_is_read() {
 /// The answer under way could be older than a write that was acknowledged meanwhile.
 #[test]
 fn a_get_is_never_answered_by_a_batch_that_had_left() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let early = ask_together(&mut rig, &["k"])[0];
     let writer = rig.client();
     rig.send(writer, b"set k 0 0 1\r\n2\r\n");
@@ -182,6 +183,7 @@ fn a_get_is_never_answered_by_a_batch_that_had_left() {
     rig.answer(0, hit("k", "1").as_bytes());
     assert_eq!(rig.got(early), hit("k", "1"));
     assert_eq!(rig.got(late), "", "it has a question of its own");
+    rig.pass_us(HELD_US);
     assert_eq!(rig.sent(0), "get k\r\n");
     rig.answer(0, ("STORED\r\n".to_owned() + &hit("k", "2")).as_bytes());
     assert_eq!(rig.got(writer), "STORED\r\n");
@@ -191,7 +193,7 @@ fn a_get_is_never_answered_by_a_batch_that_had_left() {
 
 #[test]
 fn a_write_of_another_key_leaves_the_batch_open() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let busy = ask_together(&mut rig, &["busy"])[0];
     let first = asks(&mut rig, "a");
     let writer = rig.client();
@@ -201,6 +203,7 @@ fn a_write_of_another_key_leaves_the_batch_open() {
     rig.pass_us(HELD_US);
     assert_eq!(rig.sent(0), "set b 0 0 1\r\n2\r\n");
     rig.answer(0, MISS.as_bytes());
+    rig.pass_us(HELD_US);
     assert_eq!(rig.sent(0), "get a c\r\n");
     rig.answer(0, format!("STORED\r\n{}", hit("c", "3")).as_bytes());
     assert_eq!(rig.got(busy), MISS);
@@ -214,7 +217,7 @@ fn a_write_of_another_key_leaves_the_batch_open() {
 
 #[test]
 fn every_occurrence_of_a_key_is_asked_and_answered() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let [many, one, cas] = [rig.client(), rig.client(), rig.client()];
     rig.feed(many, b"get k k x k\r\n");
     rig.feed(one, b"get k\r\n");
@@ -239,7 +242,7 @@ fn every_occurrence_of_a_key_is_asked_and_answered() {
 /// answers that a lone memcached could have given in some order of the requests.
 #[test]
 fn of_two_occurrences_one_value_answers_one() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let clients = ask_together(&mut rig, &["k", "k"]);
     rig.answer(0, hit("k", "1").as_bytes());
     let mut got = clients.iter().map(|&client| rig.got(client));
@@ -251,7 +254,7 @@ fn of_two_occurrences_one_value_answers_one() {
 
 #[test]
 fn a_key_in_flight_and_gathering_is_asked_twice() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let early = ask_together(&mut rig, &["k", "a"]);
     let late = [asks(&mut rig, "a"), asks(&mut rig, "k")];
     rig.run();
@@ -284,7 +287,7 @@ fn key_counts(sent: &str) -> Vec<usize> {
 
 #[test]
 fn the_101st_key_begins_another_batch() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let clients: Vec<_> = (0..101).map(|n| asks(&mut rig, &format!("k{n}"))).collect();
     rig.run();
     let first = rig.sent(0);
@@ -303,7 +306,7 @@ fn the_101st_key_begins_another_batch() {
 /// 250 bytes is the longest key, and a line of more than 8 KiB is longer than a batch may be: 32 such keys fit.
 #[test]
 fn a_batch_of_long_keys_ends_at_8_kib() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let keys: Vec<String> = (0..70).map(|n| format!("{n:0>250}")).collect();
     let clients: Vec<_> = keys.iter().map(|key| asks(&mut rig, key)).collect();
     rig.run();
@@ -328,7 +331,7 @@ fn a_batch_of_long_keys_ends_at_8_kib() {
 /// memcached 1.6.18 resets a connection with a `gat` line of 16 KiB.
 #[test]
 fn a_line_of_gat_stays_below_2000_bytes() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let keys: Vec<String> = (0..100).map(|n| format!("{n:0>250}")).collect();
     let client = rig.client();
     rig.send(client, format!("gat 100 {}\r\n", keys.join(" ")).as_bytes());
@@ -360,7 +363,7 @@ fn a_line_of_gat_stays_below_2000_bytes() {
 
 #[test]
 fn with_nothing_in_flight_a_batch_leaves_when_the_turn_ends() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let warm = ask_together(&mut rig, &["a"]);
     rig.answer(0, MISS.as_bytes());
     rig.got(warm[0]);
@@ -375,16 +378,16 @@ fn with_nothing_in_flight_a_batch_leaves_when_the_turn_ends() {
 
 #[test]
 fn a_worker_with_time_to_spare_lets_nothing_wait() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let mut clients = ask_together(&mut rig, &["a"]);
     clients.push(asks(&mut rig, "b"));
     rig.run();
     assert_eq!(rig.sent(0), "", "it waits for the answer");
-    rig.engine.handle(rig.now, Input::Idle);
+    rig.waited_us(20);
     clients.push(asks(&mut rig, "c"));
     rig.run();
     assert_eq!(rig.sent(0), "get b c\r\n");
-    rig.engine.handle(rig.now, Input::Idle);
+    rig.waited_us(20);
     clients.push(asks(&mut rig, "d"));
     rig.run();
     assert_eq!(rig.sent(0), "", "one beside the one in flight is enough");
@@ -402,7 +405,7 @@ fn a_worker_with_time_to_spare_lets_nothing_wait() {
 
 #[test]
 fn behind_a_large_answer_a_batch_leaves_at_once() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let reader = ask_together(&mut rig, &["large"])[0];
     let large = "v".repeat(100_000);
     let answer = hit("large", &large);
@@ -421,7 +424,7 @@ fn behind_a_large_answer_a_batch_leaves_at_once() {
 
 #[test]
 fn behind_a_late_answer_a_batch_leaves_after_a_millisecond() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let first = ask_together(&mut rig, &["a"])[0];
     rig.pass_us(600);
     let second = asks(&mut rig, "b");
@@ -438,7 +441,7 @@ fn behind_a_late_answer_a_batch_leaves_after_a_millisecond() {
 /// More would only wait in the backend, and writes behind them.
 #[test]
 fn at_most_four_batches_are_in_flight() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let mut clients = Vec::new();
     for n in 0..10 {
         clients.push(asks(&mut rig, &format!("k{n}")));
@@ -481,7 +484,7 @@ fn who_does_not_read_his_value_holds_nobody_of_his_batch() {
 /// all of them.
 #[test]
 fn a_single_get_does_not_wait_for_all_keys_of_a_long_one() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let greedy = rig.client();
     // The client is known for small answers: all of its keys may be under way.
     for _ in 0..100 {

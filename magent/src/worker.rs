@@ -257,7 +257,7 @@ impl Worker {
             }
             now = time_since(self.common.started);
             if now.0.saturating_sub(asleep.0) > IDLE_NS {
-                self.engine.handle(now, Input::Idle);
+                self.engine.handle(now, Input::Idle { since: asleep });
             }
             self.take_again(now);
             for event in &events {

@@ -93,6 +93,9 @@ pub(crate) enum ToWorker {
 /// What is in a proxy's state file.
 pub(crate) type Disk = Vec<(Remains, BTreeSet<SocketAddr>)>;
 
+/// For so long did a worker wait that is told to be idle: it has time to spare for as long as one can.
+const IDLE_NS: u64 = 50_000;
+
 /// Turns without any event after which the loop is taken to spin.
 const IDLE_TURNS_MAX: u32 = 1_000;
 
@@ -348,7 +351,8 @@ impl World {
         // Whether a worker had to wait is chance; a draw of its own would change every seed.
         if (self.now.0 / 4_096).is_multiple_of(4) {
             let engine = &mut self.proxies[proxy].workers[worker].engine;
-            engine.handle(self.now, Input::Idle);
+            let since = Time(self.now.0.saturating_sub(IDLE_NS));
+            engine.handle(self.now, Input::Idle { since });
         }
         loop {
             let this = &mut self.proxies[proxy].workers[worker];

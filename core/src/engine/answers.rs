@@ -154,7 +154,7 @@ impl Engine {
                     "only a broadcast asks for statistics"
                 );
                 if over {
-                    self.backends[id.index()].pipeline.pop_front();
+                    self.pop_pending(id);
                     self.release(exchange);
                 }
                 Ok(())
@@ -382,7 +382,7 @@ impl Engine {
             // END follows.
             Form::Values => self.exchanges[exchange].write.authority_verdict = Some(Verdict::Done),
             Form::Meta => {
-                self.backends[id.index()].pipeline.pop_front();
+                self.pop_pending(id);
                 if explicit::is_translated(&self.exchanges[exchange], form) && leg == Leg::Authority
                 {
                     let reply = &mut self.exchanges[exchange].reply;
@@ -456,7 +456,7 @@ impl Engine {
         } else {
             raw
         };
-        self.backends[id.index()].pipeline.pop_front();
+        self.pop_pending(id);
         if leg == Leg::Read && self.is_hedge(exchange, id) {
             self.on_hedge_line(id, exchange, verdict, raw);
             self.release(exchange);

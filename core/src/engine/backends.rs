@@ -45,7 +45,7 @@ pub(crate) struct Backend {
     /// Bytes of its last value and the line before it if that was large, else 0.
     pub(super) large_len: usize,
     pub(super) unsent: SendQueue,
-    /// Requests that were queued since it was last written to.
+    /// Requests that were queued since it was last let go.
     pub(super) unsent_count: u64,
     /// Requests that could leave wait for others to go with them.
     pub(super) held: Option<Held>,
@@ -237,6 +237,14 @@ impl Backend {
         matches!(self.link, Link::Connecting | Link::Verifying) || !self.pipeline.is_empty()
     }
 
+    /// Requests and batches that have left and are about to be answered: of one that is suspect none.
+    pub(super) fn in_flight(&self) -> u64 {
+        if self.suspect {
+            return 0;
+        }
+        (self.pipeline.len() as u64).saturating_sub(self.unsent_count)
+    }
+
     fn holds_gathered(&self, hash: u64, exchanges: &Exchanges) -> bool {
         self.gathers
             .iter()
@@ -375,7 +383,7 @@ impl Engine {
         }
         let backend = &mut self.backends[id.index()];
         backend.failed_incarnation = Some(incarnation);
-        backend.suspect = false;
+        self.set_suspect(id, false);
         let report = Report::Failed {
             backend: id,
             incarnation,
@@ -391,6 +399,7 @@ impl Engine {
             backends,
             pool,
             outputs,
+            in_flight,
             ..
         } = self;
         let backend = &mut backends[id.index()];
@@ -398,6 +407,7 @@ impl Engine {
             outputs.push_back(Output::Disconnect(backend.connection(id)));
             backend.link = Link::Idle;
         }
+        *in_flight -= backend.in_flight();
         backend.unsent.clear(pool);
         backend.unsent_count = 0;
         backend.held = None;
@@ -525,6 +535,15 @@ impl Engine {
                 form,
             },
         );
+    }
+
+    /// The oldest request or batch of a pipeline is answered.
+    pub(super) fn pop_pending(&mut self, id: BackendId) -> Option<Pending> {
+        let backend = &mut self.backends[id.index()];
+        self.in_flight -= backend.in_flight();
+        let oldest = backend.pipeline.pop_front();
+        self.in_flight += backend.in_flight();
+        oldest
     }
 
     pub(super) fn push_pending(&mut self, now: Time, id: BackendId, pending: Pending) {

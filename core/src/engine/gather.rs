@@ -8,7 +8,8 @@
 //!
 //! Whatever it is, gets, writes or meta requests, few requests are *held* at the end of a turn in which clients are
 //! answered: while the worker writes the answers these clients ask for more, and a packet that wakes a backend costs
-//! as much as an answer. What is no get is also held until the answer in flight, unless the worker had time to spare.
+//! as much as an answer. So they are while any backend owes an answer, whose client is likely to ask for more, unless
+//! the worker had time to spare.
 //!
 //! # Invariants
 //!
@@ -30,9 +31,12 @@ use crate::{BackendId, Time};
 /// So many of the keys that wait are looked at when clients take turns: as many as one client may have under way.
 const TURNS_LOOKED_AT_MAX: usize = 1_024;
 
-/// So long does a worker count as idle after it had to wait. Measured at half of the load that it can bear: with one
-/// turn instead, p50 was 1.06 and 1.09 of that; with 200 µs a get costs 1.05 under full load.
-const IDLE_FOR_NS: u64 = 50_000;
+/// A worker has time to spare for so many times as long as it had to wait: while it waits a quarter of its time.
+const SPARE_PER_IDLE: u64 = 3;
+
+/// And for so long at most. Measured at half of the load that it can bear: with one turn instead, p50 was 1.06 and
+/// 1.09 of that; with 200 µs a get costs 1.05 under full load.
+const SPARE_NS_MAX: u64 = 50_000;
 
 /// Requests for a backend that were held when a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +50,7 @@ pub(super) struct Held {
 pub(super) enum Until {
     /// Clients have been answered and may ask for more.
     NextTurn,
-    /// The backend owes an answer to what left before.
+    /// This backend, or another one, owes an answer to what left before.
     Answer,
 }
 
@@ -106,14 +110,22 @@ impl Engine {
                 continue;
             }
             self.backends[id.index()].held = None;
-            if !self.backends[id.index()].gathering {
-                continue;
+            if self.backends[id.index()].gathering {
+                self.send_batches(now, id, Leave::Due);
+                if let Some(due) = self.gather_due(id) {
+                    self.backend_is_due(due);
+                }
             }
-            self.send_batches(now, id, Leave::Due);
-            if let Some(due) = self.gather_due(id) {
-                self.backend_is_due(due);
-            }
+            self.let_go(id);
         }
+    }
+
+    /// What is queued for a backend leaves now, and those that are looked at next may wait for its answer.
+    fn let_go(&mut self, id: BackendId) {
+        let backend = &mut self.backends[id.index()];
+        self.in_flight -= backend.in_flight();
+        backend.unsent_count = 0;
+        self.in_flight += backend.in_flight();
     }
 
     /// Whether clients get something to read in this turn. They are likely to ask for more.
@@ -122,10 +134,17 @@ impl Engine {
         dirty.any(|client| !self.clients[client.index as usize].unsent.is_empty())
     }
 
-    /// Whether the worker has had to wait for something to do just now: packets are saved where they are many.
+    /// The worker has had nothing to do `since`.
+    pub(super) fn on_idle(&mut self, now: Time, since: Time) {
+        let waited_ns = now.0.saturating_sub(since.0);
+        let left_ns = self.idle_until.0.saturating_sub(since.0);
+        let spare_ns = left_ns.saturating_add(waited_ns.saturating_mul(SPARE_PER_IDLE));
+        self.idle_until = Time(now.0.saturating_add(spare_ns.min(SPARE_NS_MAX)));
+    }
+
+    /// Whether the worker has had to wait for something to do: packets are saved where they are many.
     fn has_time_to_spare(&self, now: Time) -> bool {
-        let until = |idle_at: Time| Time(idle_at.0.saturating_add(IDLE_FOR_NS));
-        self.idle_at.is_some_and(|idle_at| now < until(idle_at))
+        now < self.idle_until
     }
 
     /// Few requests would leave for `id`, and for a short time they may wait for others to go with them.
@@ -147,10 +166,9 @@ impl Engine {
         if !may_wait {
             return None;
         }
-        let answer_comes = backend.unsent_count > 0
-            && backend.pipeline.len() as u64 > backend.unsent_count
-            && backend.large_len == 0
-            && !backend.suspect;
+        let own_answer_comes = backend.in_flight() > 0 && backend.large_len == 0;
+        let other_answer_comes = self.in_flight > backend.in_flight();
+        let answer_comes = own_answer_comes || other_answer_comes;
         if answers_leave {
             Some(Until::NextTurn)
         } else if answer_comes && !self.has_time_to_spare(now) {
@@ -302,10 +320,10 @@ impl Engine {
     }
 
     pub(super) fn finish_batch(&mut self, id: BackendId) -> (Vec<ExchangeId>, usize) {
-        let backend = &mut self.backends[id.index()];
-        let Some(Pending::Batch { keys, next }) = backend.pipeline.pop_front() else {
+        let Some(Pending::Batch { keys, next }) = self.pop_pending(id) else {
             unreachable!("the caller looked at the oldest entry");
         };
+        let backend = &mut self.backends[id.index()];
         backend.batches_in_flight -= 1;
         backend.batch_answer_len = 0;
         (keys, next)

@@ -172,9 +172,18 @@ impl Engine {
         self.trust(id, now);
     }
 
+    /// Nobody waits for what a suspect backend is about to say.
+    pub(super) fn set_suspect(&mut self, id: BackendId, suspect: bool) {
+        let backend = &mut self.backends[id.index()];
+        self.in_flight -= backend.in_flight();
+        backend.suspect = suspect;
+        self.in_flight += backend.in_flight();
+    }
+
     /// The suspicion is over: silence counts anew, from `since`.
     pub(super) fn trust(&mut self, id: BackendId, since: Time) {
-        if std::mem::take(&mut self.backends[id.index()].suspect) {
+        if self.backends[id.index()].suspect {
+            self.set_suspect(id, false);
             let due = self.silence_due(id, since);
             self.backend_is_due(due);
         }
@@ -220,9 +229,8 @@ impl Engine {
         self.count(Counter::Suspects);
         let incarnation = self.view.backends[id.index()].incarnation;
         let mut owed = self.batch_pool.pop().unwrap_or_default();
-        let backend = &mut self.backends[id.index()];
-        backend.suspect = true;
-        owed.extend(backend.owed_reads());
+        self.set_suspect(id, true);
+        owed.extend(self.backends[id.index()].owed_reads());
         self.outputs.push_back(Output::Report(Report::Suspect {
             backend: id,
             incarnation,

@@ -195,8 +195,8 @@ impl Engine {
             | Line::MetaNotFound(_) => {}
             _ => return Err(Failure::Desync),
         }
+        self.pop_pending(id);
         let backend = &mut self.backends[id.index()];
-        backend.pipeline.pop_front();
         if let Some(purge) = &mut backend.purge {
             purge.outstanding -= 1;
         }

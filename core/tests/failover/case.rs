@@ -102,8 +102,6 @@ impl Case {
         // Hedged reads have tests of their own.
         let mut rig = Rig::with_config(1, backups, |config| {
             config.hedge = Hedge::Off;
-            // What leaves leaves now.
-            config.limits.gather_hold_us = 0;
         });
         rig = rig.with_keeper_and_second_worker();
         rig.healer.slow = true;

@@ -1,13 +1,14 @@
 //! Requests are held for a short time while clients are being answered.
 
-use magent_core::engine::{ClientId, Input};
+use magent_core::engine::ClientId;
+use magent_core::stats::Counter;
 
 use super::rig::Rig;
-use super::{MISS, asks, assert_nothing_left, hit, value};
+use super::{HELD_US, MISS, asks, assert_nothing_left, hit, value};
 
 /// One client has just been given its answer by backend 0, in a turn that is not over; others have not asked yet.
 fn answering() -> (Rig, ClientId) {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let client = asks(&mut rig, "first");
     rig.run();
     assert_eq!(rig.sent(0), "get first\r\n");
@@ -46,7 +47,7 @@ fn a_turn_in_which_nobody_is_answered_ends_the_wait() {
 
 #[test]
 fn with_nobody_to_answer_nothing_is_held() {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let client = asks(&mut rig, "k");
     rig.run();
     rig.answer(0, MISS.as_bytes());
@@ -90,12 +91,13 @@ fn every_kind_of_request_is_held() {
 /// Answers that leave turn after turn hold nothing up for longer than the limit.
 #[test]
 fn nothing_is_held_for_longer_than_the_limit() {
-    let mut rig = Rig::new(2, 0);
+    let mut rig = Rig::that_holds(2, 0);
     let [busy, other] = [rig.client(), rig.client()];
     let elsewhere = format!("mg {} v\r\n", rig.key(1, None));
     rig.send(busy, elsewhere.repeat(100).as_bytes());
     let held = format!("mg {} v\r\n", rig.key(0, None));
     rig.send(other, held.as_bytes());
+    rig.pass_us(HELD_US);
     rig.answer(0, b"EN\r\n");
     assert_eq!(rig.sent(0), held);
     rig.feed(other, held.as_bytes());
@@ -175,7 +177,7 @@ fn held_requests_of_a_client_that_leaves_do_no_harm() {
 
 /// One client's meta get is in flight; the worker has not had to wait since.
 fn in_flight() -> (Rig, ClientId) {
-    let mut rig = Rig::new(1, 0);
+    let mut rig = Rig::that_holds(1, 0);
     let client = rig.client();
     rig.send(client, b"mg first v\r\n");
     assert_eq!(rig.sent(0), "mg first v\r\n");
@@ -215,14 +217,129 @@ fn requests_behind_a_late_answer_do_not_wait_for_it() {
 
 #[test]
 fn a_worker_with_time_to_spare_holds_nothing_behind_an_answer() {
-    for (waited_before_us, held) in [(0, false), (49, false), (50, true)] {
+    // Three times as long as it waited, and 50 us at most.
+    for (waited_us, spare_us) in [(5, 15), (10, 30), (17, 50), (1_000, 50)] {
+        for (passed_us, held) in [(0, false), (spare_us - 1, false), (spare_us, true)] {
+            let (mut rig, _) = in_flight();
+            rig.waited_us(waited_us);
+            rig.pass_us(passed_us);
+            let reader = rig.client();
+            rig.send(reader, b"mg k v\r\n");
+            let what = format!("{passed_us} us after {waited_us} us");
+            assert_eq!(rig.sent(0).is_empty(), held, "{what}");
+        }
+    }
+}
+
+/// Whose waits are short and many has time to spare as well as one who waits for long.
+#[test]
+fn short_waits_add_up() {
+    for (passed_us, held) in [(49, false), (50, true)] {
         let (mut rig, _) = in_flight();
-        rig.engine.handle(rig.now, Input::Idle);
-        rig.pass_us(waited_before_us);
+        for _ in 0..10 {
+            // What is left of the one before counts.
+            rig.now.0 += 10_000;
+            rig.waited_us(10);
+            rig.pass_us(20);
+        }
+        rig.now.0 += 10_000;
+        rig.waited_us(10);
+        rig.pass_us(passed_us);
         let reader = rig.client();
         rig.send(reader, b"mg k v\r\n");
-        assert_eq!(rig.sent(0).is_empty(), held, "{waited_before_us} us");
+        assert_eq!(rig.sent(0).is_empty(), held, "{passed_us} us");
     }
+}
+
+/// Backend 1 owes an answer to a client, backend 0 owes nothing. With the client, another one, and a key of backend 0.
+fn owed_elsewhere(backup: Option<u16>) -> (Rig, ClientId, ClientId, String) {
+    let mut rig = Rig::that_holds(2, backup.map_or(0, |_| 1));
+    let [first, second] = [rig.client(), rig.client()];
+    let keys = [0, 1].map(|primary| rig.key(primary, backup));
+    for (backend, key) in keys.iter().enumerate() {
+        rig.send(first, format!("get {key}\r\n").as_bytes());
+        rig.answer(backend, MISS.as_bytes());
+        assert_eq!(rig.got(first), MISS);
+        rig.sent(backend);
+    }
+    let elsewhere = format!("get {}\r\n", keys[1]);
+    rig.send(first, elsewhere.as_bytes());
+    assert_eq!(rig.sent(1), elsewhere);
+    let [key, _] = keys;
+    (rig, first, second, key)
+}
+
+/// Another backend's answer brings requests, too.
+#[test]
+fn requests_wait_while_another_backend_owes_an_answer() {
+    for (verb, answer) in [("get", MISS), ("mg", "EN\r\n"), ("delete", "NOT_FOUND\r\n")] {
+        let (mut rig, first, second, key) = owed_elsewhere(None);
+        let request = format!("{verb} {key}\r\n");
+        rig.send(second, request.as_bytes());
+        rig.pass_us(HELD_US - 1);
+        assert_eq!(rig.sent(0), "", "{verb}");
+        rig.pass_us(1);
+        assert_eq!(rig.sent(0), request);
+        rig.answer(1, MISS.as_bytes());
+        assert_eq!(rig.got(first), MISS);
+        rig.answer(0, answer.as_bytes());
+        assert_eq!(rig.got(second), answer);
+        // Nothing is owed any more.
+        rig.send(second, request.as_bytes());
+        assert_eq!(rig.sent(0), request);
+    }
+}
+
+/// Of several backends that requests come for in one turn the first is asked, and its answer is one to wait for.
+#[test]
+fn backends_that_owe_nothing_are_asked_one_after_the_other() {
+    let (mut rig, first, second, key) = owed_elsewhere(None);
+    rig.answer(1, MISS.as_bytes());
+    assert_eq!(rig.got(first), MISS);
+    rig.sent(1);
+    let elsewhere = format!("mg {} v\r\n", rig.key(1, None));
+    let here = format!("mg {key} v\r\n");
+    rig.feed(first, elsewhere.as_bytes());
+    rig.feed(second, here.as_bytes());
+    rig.run();
+    assert_eq!([rig.sent(1), rig.sent(0)], [&elsewhere, ""]);
+    // It is joined by what comes meanwhile.
+    rig.answer(1, b"EN\r\n");
+    assert_eq!(rig.got(first), "EN\r\n");
+    rig.send(first, here.as_bytes());
+    assert_eq!(rig.sent(0), here.repeat(2));
+    rig.answer(0, b"EN\r\nEN\r\n");
+    assert_eq!([rig.got(first), rig.got(second)], ["EN\r\n", "EN\r\n"]);
+    assert_nothing_left(rig, &[first, second]);
+}
+
+#[test]
+fn a_worker_with_time_to_spare_waits_for_no_other_backend() {
+    let (mut rig, _, second, key) = owed_elsewhere(None);
+    rig.waited_us(20);
+    let request = format!("get {key}\r\n");
+    rig.send(second, request.as_bytes());
+    assert_eq!(rig.sent(0), request);
+}
+
+/// Nobody knows when a backend answers that has gone silent.
+#[test]
+fn nothing_waits_while_only_a_suspect_backend_owes_an_answer() {
+    let (mut rig, first, second, key) = owed_elsewhere(Some(2));
+    rig.pass_ms(20);
+    assert_eq!(rig.count(Counter::Suspects), 1);
+    rig.answer(2, MISS.as_bytes());
+    let request = format!("get {key}\r\n");
+    rig.send(second, request.as_bytes());
+    assert_eq!(rig.sent(0), request);
+    rig.answer(0, MISS.as_bytes());
+    assert_eq!(rig.got(second), MISS);
+    // A part of its answer: it is trusted again.
+    rig.answer(1, b"E");
+    rig.send(second, request.as_bytes());
+    assert_eq!(rig.sent(0), "");
+    rig.answer(1, b"ND\r\n");
+    assert_eq!(rig.got(first), MISS);
 }
 
 #[test]

@@ -113,6 +113,13 @@ impl Rig {
         Self::with_limits(primaries, backups, |_| {})
     }
 
+    /// As it is by default: few requests are held for a short time.
+    pub(crate) fn that_holds(primaries: u16, backups: u16) -> Self {
+        Self::with_limits(primaries, backups, |limits| {
+            limits.gather_hold_us = Limits::default().gather_hold_us;
+        })
+    }
+
     pub(crate) fn with_limits(
         primaries: u16,
         backups: u16,
@@ -138,6 +145,8 @@ impl Rig {
             Default::default(),
         )
         .unwrap();
+        // What leaves leaves at once: how requests are held has tests of its own.
+        config.limits.gather_hold_us = 0;
         configure(&mut config);
         let shared = Shared::new(&config);
         Self::of_worker(WorkerId(0), &config, shared)
@@ -363,6 +372,12 @@ impl Rig {
             self.now = self.now.after_ms(10);
             self.run();
         }
+    }
+
+    /// The worker had nothing to do for the last `us`.
+    pub(crate) fn waited_us(&mut self, us: u64) {
+        let since = Time(self.now.0 - us * 1_000);
+        self.engine.handle(self.now, Input::Idle { since });
     }
 
     /// As [`Self::pass_ms`].
