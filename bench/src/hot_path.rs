@@ -240,13 +240,15 @@ impl Bench {
             let server = |port: u16| format!("10.0.0.1:{port}").parse();
             (first..first + count).map(server).collect::<Result<_, _>>()
         };
-        let config = Config::new(
+        let mut config = Config::new(
             servers(11_211, PRIMARIES).context("primaries")?,
             servers(11_221, path.backups).context("backups")?,
             magent_core::scheme::Scheme::ketama_md5(),
             magent_core::scheme::SchemeOptions::default(),
         )
         .context("servers")?;
+        // No time passes here, so nothing may wait for it.
+        config.limits.gather_hold_us = 0;
         let mut engine = Engine::new(WorkerId(0), &config, Shared::new(&config), NOW);
         engine.connect_all(NOW);
         let backend_count = PRIMARIES + path.backups;

@@ -228,7 +228,9 @@ fn a_diverted_write_is_acknowledged_when_nobody_reads_the_other_copy() {
         "acknowledged with {told:?}, and then read {read:?}"
     );
     world.undeafen(1);
-    world.run_ms(50);
+    // A backend that says nothing is down after 100 ms.
+    world.run_ms(100);
+    assert_eq!(world.heard(writer), "STORED\r\n");
     world.say(reader, "get k\r\n");
     world.run_ms(20);
     assert!(world.heard(reader).ends_with("VALUE k 0 1\r\n2\r\nEND\r\n"));
