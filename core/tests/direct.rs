@@ -3,7 +3,7 @@
 
 mod rig;
 
-use magent_core::engine::Input;
+use magent_core::engine::{ClientId, Input};
 use magent_core::stats::Counter;
 use rig::Rig;
 
@@ -113,6 +113,16 @@ fn values_in_pieces_of_any_length_reach_the_client_whole() {
     }
 }
 
+/// Backend 0 has just sent a client a large value, so another one is expected of it.
+fn behind_a_large_value(backups: u16) -> (Rig, ClientId) {
+    let mut rig = Rig::new(1, backups);
+    let client = rig.client();
+    rig.send(client, b"get a\r\n");
+    rig.answer(0, &[value("a", &payload(1)), b"END\r\n".to_vec()].concat());
+    rig.got_bytes(client);
+    (rig, client)
+}
+
 /// The line of the next value is read to the value's place, too, and so is whatever comes instead of it.
 #[test]
 fn what_comes_behind_a_large_value_is_answered_whatever_it_is() {
@@ -138,17 +148,9 @@ fn what_comes_behind_a_large_value_is_answered_whatever_it_is() {
     for (which, answer) in answers.iter().enumerate() {
         for first_len in [1, 5, 20, 1_000, 150_000, answer.len()] {
             let what = format!("{which}, {first_len}");
-            let mut rig = Rig::new(1, 0);
-            let client = rig.client();
-            rig.send(client, b"get a\r\n");
-            rig.answer(0, &[value("a", &large), b"END\r\n".to_vec()].concat());
-            rig.got_bytes(client);
-            let request = if which == 2 {
-                "get k k\r\n"
-            } else {
-                "get k\r\n"
-            };
-            rig.send(client, request.as_bytes());
+            let (mut rig, client) = behind_a_large_value(0);
+            let keys = if which == 2 { "k k" } else { "k" };
+            rig.send(client, format!("get {keys}\r\n").as_bytes());
             let filled = rig.filled;
             let (first, rest) = answer.split_at(first_len.min(answer.len()));
             rig.answer(0, first);
@@ -163,11 +165,8 @@ fn what_comes_behind_a_large_value_is_answered_whatever_it_is() {
 
 #[test]
 fn what_nobody_waits_for_behind_a_large_value_is_not_kept() {
-    let mut rig = Rig::new(1, 0);
-    let [client, leaves] = [rig.client(), rig.client()];
-    rig.send(client, b"get a\r\n");
-    rig.answer(0, &[value("a", &payload(1)), b"END\r\n".to_vec()].concat());
-    rig.got_bytes(client);
+    let (mut rig, client) = behind_a_large_value(0);
+    let leaves = rig.client();
     rig.send(leaves, b"get k\r\n");
     rig.lose_client(leaves);
     let filled = rig.filled;
@@ -179,11 +178,7 @@ fn what_nobody_waits_for_behind_a_large_value_is_not_kept() {
 
 #[test]
 fn another_keys_value_behind_a_large_one_reaches_nobody() {
-    let mut rig = Rig::new(1, 1);
-    let client = rig.client();
-    rig.send(client, b"get a\r\n");
-    rig.answer(0, &[value("a", &payload(1)), b"END\r\n".to_vec()].concat());
-    rig.got_bytes(client);
+    let (mut rig, client) = behind_a_large_value(1);
     rig.send(client, b"get k\r\n");
     rig.answer(0, &value("other", &payload(2)));
     assert_eq!(rig.count(Counter::Desyncs), 1);

@@ -100,9 +100,7 @@ impl Case {
     pub(crate) fn new(state: &str, way: &str, what: String) -> Self {
         let backups = u16::from(!state.starts_with("no backup"));
         // Hedged reads have tests of their own.
-        let mut rig = Rig::with_config(1, backups, |config| {
-            config.hedge = Hedge::Off;
-        });
+        let mut rig = Rig::with_config(1, backups, |config| config.hedge = Hedge::Off);
         rig = rig.with_keeper_and_second_worker();
         rig.healer.slow = true;
         let peers = rig.peers.len();

@@ -2,7 +2,8 @@
 //! the worker waits.
 //!
 //! A timeout of `epoll_wait` is set and cleared with each wait, and a virtual machine pays for both with an exit to
-//! its host: setting and clearing a near one took 4.4 µs more than one far away. Nearly always the next deadline is the same as before, or later.
+//! its host: setting and clearing a near one took 4.4 µs more than one far away. Nearly always the next deadline is
+//! the same as before, or later.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
