@@ -50,7 +50,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::Get { keys: 1 },
         backups: 0,
-        expected: 4_890,
+        expected: 5_022,
     },
     Path {
         name: "get-pipelined",
@@ -59,7 +59,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 16,
         request: Request::Get { keys: 1 },
         backups: 0,
-        expected: 3_457,
+        expected: 3_468,
     },
     Path {
         name: "multiget",
@@ -68,7 +68,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::Get { keys: 50 },
         backups: 0,
-        expected: 110_179,
+        expected: 110_600,
     },
     Path {
         name: "multiget-backups",
@@ -77,7 +77,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::Get { keys: 50 },
         backups: 2,
-        expected: 115_814,
+        expected: 116_244,
     },
     Path {
         name: "meta-get",
@@ -86,7 +86,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::MetaGet,
         backups: 0,
-        expected: 5_788,
+        expected: 5_937,
     },
     Path {
         name: "binary-get",
@@ -95,7 +95,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::BinaryGet,
         backups: 0,
-        expected: 6_311,
+        expected: 6_451,
     },
     Path {
         name: "set",
@@ -104,7 +104,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::Set,
         backups: 0,
-        expected: 5_997,
+        expected: 6_141,
     },
     Path {
         name: "set-backups",
@@ -113,7 +113,7 @@ pub(crate) const PATHS: &[Path] = &[
         depth: 1,
         request: Request::Set,
         backups: 2,
-        expected: 7_576,
+        expected: 7_813,
     },
 ];
 

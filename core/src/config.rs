@@ -378,6 +378,8 @@ limits! {
         "Microseconds after which the next gathered get leaves without waiting for the one in flight.";
     gather_hold_us = 250, 0..=1_000_000, None,
         "Microseconds for which fewer than gather_keys_min requests for a backend wait for others to go with them: while clients are being answered, and while any backend owes an answer and the worker is busy.";
+    gather_others_min = 6, 0..=1_000_000, None,
+        "Other clients that must be waiting for an answer, and so be about to ask for more, for requests to be held. With fewer a wait costs more than it saves.";
     remembered_keys_max = 1_048_576, 1..=1_073_741_824, Some("--remember-keys"),
         "Keys remembered per absent backend, over all workers. Beyond it the backend is flushed when it returns, or stays down (--on-overflow).";
     remembered_len_max = 67_108_864, 1_024..=1_099_511_627_776, None,

@@ -83,7 +83,6 @@ use backends::Backend;
 use broadcast::Broadcast;
 use clients::{Client, Turns};
 use exchange::{ExchangeId, Exchanges, Kind};
-use gather::Until;
 use locks::{Granted, Locks};
 use send_queue::Pool;
 
@@ -312,6 +311,10 @@ pub struct Engine {
     idle_until: Time,
     /// [`Backend::in_flight`] of all backends.
     in_flight: u64,
+    /// Clients that wait for an answer.
+    clients_waiting: u64,
+    /// Whether requests are held for those of clients that were answered in this turn.
+    holds_for_turn: bool,
 }
 
 impl Engine {
@@ -385,6 +388,8 @@ impl Engine {
             turn_open: false,
             idle_until: Time(0),
             in_flight: 0,
+            clients_waiting: 0,
+            holds_for_turn: false,
             limits,
         }
     }
@@ -625,6 +630,14 @@ impl Engine {
             self.backends.iter().map(Backend::in_flight).sum::<u64>(),
             "every request that leaves and every answer is counted"
         );
+        debug_assert_eq!(
+            self.clients_waiting,
+            self.clients
+                .iter()
+                .map(|client| u64::from(!client.queue.is_empty()))
+                .sum::<u64>(),
+            "a client waits from its first request to its last answer"
+        );
         self.expire(now);
         self.locks.look_at_queued();
         self.work_off_ready(now);
@@ -666,14 +679,13 @@ impl Engine {
         } = self;
         dirty_backends.retain(|&id| {
             let backend = &mut backends[id.index()];
-            let until = backend.held.map(|held| held.until);
-            if until.is_none()
-                && let Some(connection) = backend.writable(id)
-            {
+            let held = backend.held_since.is_some();
+            if !held && let Some(connection) = backend.writable(id) {
                 outputs.push_back(Output::WriteBackend(connection));
             }
-            backend.dirty = until == Some(Until::NextTurn);
-            backend.dirty
+            // What is held is looked at again in each turn.
+            backend.dirty = held;
+            held
         });
         let mut dirty = std::mem::take(&mut self.dirty_clients);
         for client in dirty.drain(..) {
@@ -703,7 +715,7 @@ impl Engine {
     fn next_deadline(&self) -> Option<Time> {
         let more = !self.dirty_clients.is_empty()
             || !self.turns.yielded.is_empty()
-            || !self.dirty_backends.is_empty()
+            || self.holds_for_turn
             || self.locks.has_news();
         if more {
             return Some(Time(0));

@@ -226,6 +226,20 @@ fn a_client_that_goes_in_the_middle_leaves_nothing() {
     rig.assert_nothing_left();
 }
 
+/// It writes no more, and could still be answered; but nothing was asked.
+#[test]
+fn an_upload_that_ends_in_the_middle_leaves_nothing() {
+    let mut rig = Rig::new(1, 0);
+    for len in [5_000, 50_000] {
+        let client = rig.client();
+        rig.send(client, &set("k", &payload(0))[..len]);
+        rig.engine.handle(rig.now, Input::ClientEnd(client));
+        rig.assert_nothing_left();
+        assert_eq!(rig.closed.pop(), Some(client));
+    }
+    assert_eq!(rig.sent(0), "");
+}
+
 #[test]
 fn no_room_is_lent_beyond_the_memory() {
     let mut rig = Rig::with_limits(1, 0, |limits| limits.memory_max = 16 << 20);

@@ -422,6 +422,8 @@ fn draw_limits(rng: &mut Rng) -> Limits {
         gather_us: rng.pick(&[20, 1_000, 10_000]),
         gather_answer_len: rng.pick(&[64, 16_384]),
         gather_hold_us: rng.pick(&[0, 20, 250, 10_000]),
+        // There are few clients here.
+        gather_others_min: 0,
         remembered_keys_max: rng.pick(&[2, 1 << 20, 1 << 20, 1 << 20]),
         purge_window: rng.pick(&[1, 2, 256]),
         ..Limits::default()

@@ -66,9 +66,8 @@ impl Engine {
             Ok(_) => self.backends[id.index()].inbox = inbox,
             Err(failure) => self.fail_backend(now, id, failure),
         }
-        // A batch may have gathered while this one was in flight, and other requests may have been held.
-        let backend = &self.backends[id.index()];
-        if backend.gathering || backend.held.is_some() {
+        // A batch may have gathered while this one was in flight.
+        if self.backends[id.index()].gathering {
             self.touch_backend(id);
         }
     }

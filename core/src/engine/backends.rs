@@ -18,7 +18,6 @@ use std::collections::VecDeque;
 
 use super::exchange::{ExchangeId, Exchanges, Form, Verdict};
 use super::explicit::{self, Sent};
-use super::gather::Held;
 use super::hedge::Gaps;
 use super::remembered::Remembered;
 use super::send_queue::{QUEUE_LEN_MIN, SendQueue};
@@ -47,8 +46,8 @@ pub(crate) struct Backend {
     pub(super) unsent: SendQueue,
     /// Requests that were queued since it was last let go.
     pub(super) unsent_count: u64,
-    /// Requests that could leave wait for others to go with them.
-    pub(super) held: Option<Held>,
+    /// Since when requests that could leave wait for others to go with them.
+    pub(super) held_since: Option<Time>,
     pub(super) gathers: [Gather; 2],
     pub(super) batches_in_flight: u64,
     pub(super) batch_sent_at: Time,
@@ -192,7 +191,7 @@ impl Backend {
             large_len: 0,
             unsent: SendQueue::default(),
             unsent_count: 0,
-            held: None,
+            held_since: None,
             gathers: [Gather::default(), Gather::default()],
             batches_in_flight: 0,
             batch_sent_at: Time(0),
@@ -363,7 +362,7 @@ impl Engine {
             // An error may answer a set whose payload has not left: it must not open the next connection.
             backend.unsent.clear(pool);
             backend.unsent_count = 0;
-            backend.held = None;
+            backend.held_since = None;
             if backend.gathering || lived_ms >= RECONNECT_MS {
                 self.connect(now, id);
             } else {
@@ -410,7 +409,7 @@ impl Engine {
         *in_flight -= backend.in_flight();
         backend.unsent.clear(pool);
         backend.unsent_count = 0;
-        backend.held = None;
+        backend.held_since = None;
         backend.inbox.clear();
         backend.reconnect_at = None;
         let receiving = backend.receiving.take();

@@ -357,6 +357,7 @@ impl Engine {
                 newest == Some(exchange),
                 "only the newest exchange is unfinished"
             );
+            self.clients_waiting -= u64::from(client.queue.is_empty());
         }
         self.free_payload(exchange);
         self.release(exchange);
@@ -388,6 +389,7 @@ impl Engine {
         client.session = Session::default();
         client.generation += 1;
         let queue = std::mem::take(&mut client.queue);
+        self.clients_waiting -= u64::from(!queue.is_empty());
         for exchange in queue {
             self.exchanges.unlink(exchange);
             self.exchanges[exchange].client = None;
@@ -649,6 +651,7 @@ impl Engine {
         this.asked = client.asked;
         this.prefix_len = client.prefix_len();
         this.part = client.asked.is_some_and(Asked::is_part);
+        self.clients_waiting += u64::from(client.queue.is_empty());
         client.queue.push_back(exchange);
         exchange
     }

@@ -97,6 +97,7 @@ impl Engine {
             exchanges,
             pool,
             memory_len,
+            clients_waiting,
             ..
         } = self;
         let client = &mut clients[id.index as usize];
@@ -107,6 +108,7 @@ impl Engine {
         // The values of one multi-key get come from several backends. They leave together: a write costs
         // the client a wake-up too.
         let mut leaves = client.held_back;
+        let waited = !client.queue.is_empty();
         while let Some(&head) = client.queue.front() {
             let exchange = &mut exchanges[head];
             if !exchange.done {
@@ -125,6 +127,7 @@ impl Engine {
             }
             exchanges.release(head);
         }
+        *clients_waiting -= u64::from(waited && client.queue.is_empty());
         // Quiet gets that nothing follows must not wait for what a client may never send.
         leaves |= client
             .queue

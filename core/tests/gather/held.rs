@@ -1,5 +1,6 @@
 //! Requests are held for a short time while clients are being answered.
 
+use magent_core::config::Limits;
 use magent_core::engine::ClientId;
 use magent_core::stats::Counter;
 
@@ -251,17 +252,24 @@ fn short_waits_add_up() {
     }
 }
 
+/// Each key is asked for at its backend, as the first request there: from now on there are connections.
+fn connect(rig: &mut Rig, keys: &[String]) {
+    let client = rig.client();
+    for (backend, key) in keys.iter().enumerate() {
+        rig.send(client, format!("get {key}\r\n").as_bytes());
+        rig.answer(backend, MISS.as_bytes());
+        assert_eq!(rig.got(client), MISS);
+        rig.sent(backend);
+    }
+    rig.lose_client(client);
+}
+
 /// Backend 1 owes an answer to a client, backend 0 owes nothing. With the client, another one, and a key of backend 0.
 fn owed_elsewhere(backup: Option<u16>) -> (Rig, ClientId, ClientId, String) {
     let mut rig = Rig::that_holds(2, backup.map_or(0, |_| 1));
-    let [first, second] = [rig.client(), rig.client()];
     let keys = [0, 1].map(|primary| rig.key(primary, backup));
-    for (backend, key) in keys.iter().enumerate() {
-        rig.send(first, format!("get {key}\r\n").as_bytes());
-        rig.answer(backend, MISS.as_bytes());
-        assert_eq!(rig.got(first), MISS);
-        rig.sent(backend);
-    }
+    connect(&mut rig, &keys);
+    let [first, second] = [rig.client(), rig.client()];
     let elsewhere = format!("get {}\r\n", keys[1]);
     rig.send(first, elsewhere.as_bytes());
     assert_eq!(rig.sent(1), elsewhere);
@@ -303,14 +311,83 @@ fn backends_that_owe_nothing_are_asked_one_after_the_other() {
     rig.feed(second, here.as_bytes());
     rig.run();
     assert_eq!([rig.sent(1), rig.sent(0)], [&elsewhere, ""]);
-    // It is joined by what comes meanwhile.
-    rig.answer(1, b"EN\r\n");
-    assert_eq!(rig.got(first), "EN\r\n");
+    // It is joined by what the answered asks next.
+    rig.answers(1, b"EN\r\n");
+    assert!(rig.end_turn());
+    assert_eq!([&rig.got(first), rig.sent(0).as_str()], ["EN\r\n", ""]);
     rig.send(first, here.as_bytes());
     assert_eq!(rig.sent(0), here.repeat(2));
     rig.answer(0, b"EN\r\nEN\r\n");
     assert_eq!([rig.got(first), rig.got(second)], ["EN\r\n", "EN\r\n"]);
     assert_nothing_left(rig, &[first, second]);
+}
+
+#[test]
+fn nothing_waits_once_the_other_backend_has_answered() {
+    let (mut rig, first, second, key) = owed_elsewhere(None);
+    let request = format!("get {key}\r\n");
+    rig.send(second, request.as_bytes());
+    assert_eq!(rig.sent(0), "");
+    rig.answers(1, MISS.as_bytes());
+    assert!(rig.end_turn());
+    assert_eq!([rig.got(first), rig.sent(0)], [MISS, ""]);
+    rig.end_turn();
+    assert_eq!(rig.sent(0), request);
+}
+
+/// As by default. Backend 1 owes each of `count` clients an answer; with a key of backend 0.
+fn waiting_elsewhere(count: usize) -> (Rig, Vec<ClientId>, String) {
+    let mut rig = Rig::with_limits(2, 0, |limits| *limits = Limits::default());
+    let keys = [0, 1].map(|primary| rig.key(primary, None));
+    connect(&mut rig, &keys);
+    let [key, elsewhere] = keys;
+    let request = format!("mg {elsewhere} v\r\n");
+    let clients = (0..count).map(|_| {
+        let client = rig.client();
+        rig.send(client, request.as_bytes());
+        rig.pass_us(HELD_US);
+        client
+    });
+    let clients = clients.collect();
+    assert_eq!(rig.sent(1), request.repeat(count));
+    (rig, clients, key)
+}
+
+/// With few others hardly anything comes to share the packet, and those that wait could have been answered.
+#[test]
+fn nothing_waits_for_fewer_than_six_others() {
+    for others in [0, 1, 5, 6, 7] {
+        for answered in 0..=others {
+            let (mut rig, clients, key) = waiting_elsewhere(others);
+            let request = format!("get {key}\r\n");
+            let client = rig.client();
+            rig.feed(client, request.as_bytes());
+            rig.answers(1, "EN\r\n".repeat(answered).as_bytes());
+            rig.end_turn();
+            let what = format!("{others} others, {answered} of them answered");
+            assert_eq!(rig.sent(0).is_empty(), others >= 6, "{what}");
+            rig.pass_us(HELD_US);
+            rig.answer(0, MISS.as_bytes());
+            assert_eq!(rig.got(client), MISS);
+            rig.answer(1, "EN\r\n".repeat(others - answered).as_bytes());
+            for &other in &clients {
+                assert_eq!(rig.got(other), "EN\r\n");
+            }
+        }
+    }
+}
+
+/// However many keys it asks for, it is one client.
+#[test]
+fn a_lone_client_asks_all_backends_at_once() {
+    let (mut rig, _, key) = waiting_elsewhere(0);
+    let client = rig.client();
+    let other = rig.key(1, None);
+    let keys = [key, other].map(|key| format!(" {key}").repeat(8));
+    rig.feed(client, format!("get{}\r\n", keys.concat()).as_bytes());
+    rig.end_turn();
+    let asked = keys.map(|keys| format!("get{keys}\r\n"));
+    assert_eq!([rig.sent(0), rig.sent(1)], asked);
 }
 
 #[test]

@@ -113,10 +113,11 @@ impl Rig {
         Self::with_limits(primaries, backups, |_| {})
     }
 
-    /// As it is by default: few requests are held for a short time.
+    /// Few requests are held for a short time, as by default, and however few clients there are.
     pub(crate) fn that_holds(primaries: u16, backups: u16) -> Self {
         Self::with_limits(primaries, backups, |limits| {
             limits.gather_hold_us = Limits::default().gather_hold_us;
+            limits.gather_others_min = 0;
         })
     }
 
