@@ -72,7 +72,7 @@ const SERIES: &[Series] = &[
         workload: "get",
         per: Per::Request,
         points: &[1, 100, 1_000, 20_000],
-        why: "One client alone pays for a wake-up with every request. With a hundred and more it is flat.",
+        why: "One client alone pays for a wake-up with every request. From a hundred on it grows slowly, as the sockets do not fit into the cache any more.",
     },
     Series {
         dimension: Dimension::Value,
