@@ -114,8 +114,7 @@ fn values_in_pieces_of_any_length_reach_the_client_whole() {
 }
 
 /// Backend 0 has just sent a client a large value, so another one is expected of it.
-fn behind_a_large_value(backups: u16) -> (Rig, ClientId) {
-    let mut rig = Rig::new(1, backups);
+fn behind_a_large_value(mut rig: Rig) -> (Rig, ClientId) {
     let client = rig.client();
     rig.send(client, b"get a\r\n");
     rig.answer(0, &[value("a", &payload(1)), b"END\r\n".to_vec()].concat());
@@ -148,7 +147,7 @@ fn what_comes_behind_a_large_value_is_answered_whatever_it_is() {
     for (which, answer) in answers.iter().enumerate() {
         for first_len in [1, 5, 20, 1_000, 150_000, answer.len()] {
             let what = format!("{which}, {first_len}");
-            let (mut rig, client) = behind_a_large_value(0);
+            let (mut rig, client) = behind_a_large_value(Rig::new(1, 0));
             let keys = if which == 2 { "k k" } else { "k" };
             rig.send(client, format!("get {keys}\r\n").as_bytes());
             let filled = rig.filled;
@@ -165,7 +164,7 @@ fn what_comes_behind_a_large_value_is_answered_whatever_it_is() {
 
 #[test]
 fn what_nobody_waits_for_behind_a_large_value_is_not_kept() {
-    let (mut rig, client) = behind_a_large_value(0);
+    let (mut rig, client) = behind_a_large_value(Rig::new(1, 0));
     let leaves = rig.client();
     rig.send(leaves, b"get k\r\n");
     rig.lose_client(leaves);
@@ -178,12 +177,35 @@ fn what_nobody_waits_for_behind_a_large_value_is_not_kept() {
 
 #[test]
 fn another_keys_value_behind_a_large_one_reaches_nobody() {
-    let (mut rig, client) = behind_a_large_value(1);
+    let (mut rig, client) = behind_a_large_value(Rig::new(1, 1));
     rig.send(client, b"get k\r\n");
     rig.answer(0, &value("other", &payload(2)));
     assert_eq!(rig.count(Counter::Desyncs), 1);
     rig.answer(1, b"END\r\n");
     assert_eq!(rig.got(client), "END\r\n");
+    rig.lose_client(client);
+    rig.assert_nothing_left();
+}
+
+/// The room was for one like the last.
+#[test]
+fn a_value_behind_a_large_one_is_a_miss_if_there_is_no_memory_for_it() {
+    let rig = Rig::with_limits(1, 0, |limits| limits.memory_max = 16 << 20);
+    let (mut rig, client) = behind_a_large_value(rig);
+    rig.send(client, b"get k\r\n");
+    let filled = rig.filled;
+    let answer = [value("k", &vec![b'v'; 17 << 20]), b"END\r\n".to_vec()].concat();
+    for piece in answer.chunks(100_000) {
+        rig.answer(0, piece);
+        assert!(rig.memory_len() <= 16 << 20);
+    }
+    assert_eq!(
+        rig.filled,
+        filled + 1,
+        "the line was read to the value's place"
+    );
+    assert_eq!(rig.got(client), "END\r\n");
+    assert_eq!(rig.count(Counter::MemoryRefusals), 1);
     rig.lose_client(client);
     rig.assert_nothing_left();
 }
