@@ -174,6 +174,8 @@ pub enum Output {
     /// For the healer, before any later report of this worker reaches the keeper: this backend lacks these
     /// keys, by their placement, if their authority has them.
     Recopy(BackendId, Vec<Box<[u8]>>),
+    /// For the healer, likewise: this backend, which has returned, may hold old items of these keys.
+    Missed(BackendId, Vec<Box<[u8]>>),
     /// Give every other worker [`Input::SlotsFreed`]: a write of one of them may wait for what this one was
     /// writing. At most once per turn.
     WakeWorkers,
@@ -570,7 +572,7 @@ impl Engine {
                 self.backends[index].absent_since = now;
             }
             if is.phase == Phase::Purging && is.since_epoch != was.since_epoch {
-                self.start_purge(now, id, is.flush);
+                self.start_purge(now, id, is);
             }
             if is.phase != Phase::Down && was.phase != is.phase {
                 // Without a connection nobody would notice its next restart.

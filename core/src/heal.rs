@@ -12,7 +12,8 @@
 //! | question | module |
 //! | --- | --- |
 //! | What does a source have? | `walk` |
-//! | Which keys does a target wait for, what is it purged of? | `target` |
+//! | Which keys does a target wait for? | `target` |
+//! | How is it rid of what is old? | `purge` |
 //! | Which key is copied next? | `choose` |
 //! | How is one item copied? | `copy` |
 //! | When does it end there? | `clock` |
@@ -40,6 +41,7 @@ mod clock;
 mod copy;
 mod link;
 mod loss;
+mod purge;
 mod rate;
 mod target;
 mod walk;
@@ -52,6 +54,7 @@ use crate::breaks::Breaks;
 use crate::config::{Config, Limits, ProcessInfo};
 use crate::engine::ConnectionId;
 use crate::keeper::{Failure, Report};
+use crate::known::{self, Process};
 use crate::placement::{Phase, Placement, Standing, View, plan};
 use crate::stats::Progress;
 use crate::{BackendId, Time};
@@ -92,6 +95,8 @@ pub enum Input<'a> {
     Settled(u64),
     /// From a worker: see [`crate::engine::Output::Recopy`].
     Recopy(BackendId, Vec<Box<[u8]>>),
+    /// From a worker: see [`crate::engine::Output::Missed`].
+    Missed(BackendId, Vec<Box<[u8]>>),
     /// A connection that was asked for is there.
     Connected(HealConnection),
     /// It leads to the process that the View is about: [`crate::keeper::Output::Verified`] for the healer's
@@ -126,6 +131,8 @@ pub struct Healer {
     limits: Limits,
     breaks: Breaks,
     process: ProcessInfo,
+    /// The key of this pool's marks.
+    mark_key: Vec<u8>,
     placement: Arc<Placement>,
     progress: Arc<Vec<Progress>>,
     started: Time,
@@ -171,6 +178,8 @@ struct Backend {
     failed_incarnation: Option<u32>,
     /// Stale items whose win was taken from its clients and could not be given back.
     wins: BTreeMap<Key, u64>,
+    /// The process that is to be marked ([`known`]).
+    unmarked: Option<Process>,
     walk: Walk,
     target: Target,
     clock: Clock,
@@ -201,6 +210,7 @@ impl Healer {
             generation: 0,
             failed_incarnation: None,
             wins: BTreeMap::new(),
+            unmarked: None,
             walk: Walk::idle(),
             target: Target::default(),
             clock: Clock::default(),
@@ -208,6 +218,7 @@ impl Healer {
         Self {
             limits: config.limits.clone(),
             breaks: config.breaks,
+            mark_key: known::key(config),
             process: config.process,
             placement,
             progress,
@@ -241,6 +252,7 @@ impl Healer {
             Input::View(view) => self.on_view(now, view),
             Input::Settled(epoch) => self.settled = self.settled.max(epoch),
             Input::Recopy(target, keys) => self.on_recopy(target, keys),
+            Input::Missed(target, keys) => self.on_missed(target, keys),
             Input::Connected(connection) => self.on_connected(connection),
             Input::Verified(connection) => self.on_verified(now, connection),
             Input::Data(connection, data) => self.on_data(now, connection, data),
@@ -297,6 +309,9 @@ impl Healer {
         }
         for (id, (was, is)) in self.ids().zip(before.backends.iter().zip(&view.backends)) {
             self.choose_shares(id);
+            if is.known != was.known || is.incarnation != was.incarnation {
+                self.backends[id.index()].unmarked = is.known;
+            }
             if is.phase == Phase::Purging && is.since_epoch != was.since_epoch {
                 self.start_purge(now, id);
             }
@@ -367,7 +382,9 @@ impl Healer {
             self.count_open(later.target, later.origin, -1);
             self.queue_again(later.target, later.key, later.origin, later.hint);
         }
+        self.rate_at = None;
         for target in self.ids() {
+            self.set_mark(now, target);
             self.go_on_purging(now, target);
         }
         for target in self.ids() {
@@ -423,7 +440,7 @@ impl Healer {
         }
         for id in self.ids() {
             let this = &self.backends[id.index()];
-            if this.asked.is_empty() && this.walk.unlock.is_none() {
+            if this.asked.is_empty() && this.walk.unlock.is_none() && this.unmarked.is_none() {
                 self.disconnect(id, Role::Copy);
             }
         }

@@ -54,6 +54,7 @@ use std::sync::Arc;
 use crate::breaks::{Break, Breaks};
 use crate::cas::mark;
 use crate::engine::ConnectionId;
+use crate::known::Process;
 use crate::placement::{BackendView, Phase, Version, View};
 use crate::{BackendId, Time, WorkerId};
 
@@ -156,6 +157,8 @@ struct Backend {
     overflow: bool,
     /// It has to be rid of all that it holds.
     flush: bool,
+    /// See [`BackendView::known`].
+    known: Option<Process>,
     /// Others were told of writes that it may have missed.
     missed: bool,
     version: Option<Version>,
@@ -234,6 +237,7 @@ impl Keeper {
             incarnation: 0,
             overflow: false,
             flush: false,
+            known: None,
             missed: false,
             version: None,
             explicit_cas: false,
@@ -325,6 +329,7 @@ impl Keeper {
                 since_epoch: backend.since_epoch,
                 seniority: backend.seniority,
                 flush: backend.flush,
+                known: backend.known,
                 fill: backend.unwalkable,
                 sources: match backend.state {
                     State::CatchingUp => self.sources(backend_id(index)).collect(),
@@ -396,6 +401,10 @@ impl Keeper {
                 backend,
                 incarnation,
             } => self.on_purged(worker, backend, incarnation),
+            Report::Purging {
+                backend,
+                incarnation,
+            } => self.on_purging(worker, backend, incarnation),
             Report::Overflow { backend } => self.on_overflow(now, backend),
             Report::Acknowledged { epoch } => self.on_acknowledged(now, worker, epoch),
             Report::Copied {

@@ -25,6 +25,7 @@ pub mod config;
 pub mod engine;
 pub mod heal;
 pub mod keeper;
+pub mod known;
 pub mod placement;
 pub mod proto;
 pub mod scheme;

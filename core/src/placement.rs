@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 
 use crate::BackendId;
 use crate::config::Config;
+use crate::known::Process;
 use crate::scheme::{KEYS_AT_ONCE, KeyHash, Ring};
 use apart::Apart;
 pub use apart::BackupChoice;
@@ -155,6 +156,9 @@ pub struct BackendView {
     pub seniority: u64,
     /// Whether its purge is a flush, because it missed acknowledged writes that cannot be named.
     pub flush: bool,
+    /// The process that answers there, if it was empty when a proxy of this pool saw to it: nothing that it holds is
+    /// of unknown origin, and other proxies may rely on it already. What it missed is compared, not just deleted.
+    pub known: Option<Process>,
     /// Whether what is read at an authority is copied to it, because some authority cannot be walked.
     pub fill: bool,
     /// Backends whose share of it has to be copied from them at this moment.
@@ -177,6 +181,7 @@ impl View {
             since_epoch: 0,
             seniority: 0,
             flush: false,
+            known: None,
             fill: false,
             sources: Vec::new(),
             version: None,

@@ -74,7 +74,7 @@ counters! {
     DeadKeys, "dead_keys_total", "Requests for keys all of whose backends were down.";
     Remembered, "remembered_total", "Keys remembered for an absent backend.";
     RememberedOverflows, "remembered_overflows_total", "Times that an absent backend missed more keys than can be remembered.";
-    Purged, "purged_total", "Remembered keys deleted on a backend that returned.";
+    Purged, "purged_total", "Remembered keys that a backend was rid of when it returned.";
     MemoryRefusals, "memory_refusals_total", "Requests refused because of --max-memory.";
 }
 

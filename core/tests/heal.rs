@@ -5,6 +5,8 @@
 mod between;
 #[path = "heal/bounds.rs"]
 mod bounds;
+#[path = "heal/comparing.rs"]
+mod comparing;
 #[path = "heal/expiry.rs"]
 mod expiry;
 #[path = "heal/failures.rs"]

@@ -7,6 +7,8 @@
 
 #[path = "keeper/bench.rs"]
 mod bench;
+#[path = "keeper/known.rs"]
+mod known;
 #[path = "keeper/missed.rs"]
 mod missed;
 

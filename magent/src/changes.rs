@@ -265,6 +265,7 @@ impl Changes {
             | Report::Connected { .. }
             | Report::Suspect { .. }
             | Report::Purged { .. }
+            | Report::Purging { .. }
             | Report::Acknowledged { .. }
             | Report::Copied { .. }
             | Report::Left { .. } => {}

@@ -28,6 +28,7 @@ use magent_core::config::{Config, OnOverflow, ProcessInfo};
 use magent_core::engine::Shared;
 use magent_core::heal::{self, Healer};
 use magent_core::keeper::{Failure, Keeper, KeeperConfig, Report};
+use magent_core::known;
 use magent_core::{BackendId, Time, WorkerId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -177,6 +178,8 @@ struct Control {
     links: Links,
     tls: Arc<Tls>,
     fence: Fence,
+    /// The key of this pool's marks, where keys have two backends.
+    mark_key: Option<Arc<[u8]>>,
     verifier: Option<Verifier>,
     auth_file: Option<PathBuf>,
     backend_login: Option<Arc<BackendLogin>>,
@@ -221,6 +224,7 @@ impl Control {
         let (tls, login) = (Arc::clone(&common.tls), common.backend_login.clone());
         let (links, healing) = Links::new(Arc::clone(&config), tls, login)
             .context("cannot start the healer's thread")?;
+        let mark_key = healer.is_some().then(|| known::key(&config).into());
         let this = Self {
             changes: Changes::new(&config, Arc::clone(&common.shared.progress), events),
             config,
@@ -231,6 +235,7 @@ impl Control {
             links,
             tls: Arc::clone(&common.tls),
             fence,
+            mark_key,
             verifier: common.verifier.clone(),
             auth_file: None,
             backend_login: common.backend_login.clone(),
@@ -366,6 +371,9 @@ impl Control {
             FromWorker::Recopy(backend, keys) => {
                 self.tell_healer(now, heal::Input::Recopy(backend, keys));
             }
+            FromWorker::Missed(backend, keys) => {
+                self.tell_healer(now, heal::Input::Missed(backend, keys));
+            }
             FromWorker::Resolve(worker, connection) => {
                 let address = self.config.backends[connection.backend.index()].clone();
                 let handle = self.workers.handles[worker.index()].clone();
@@ -473,9 +481,10 @@ impl Control {
         };
         let limit = Duration::from_millis(self.config.limits.fail_ms);
         let look_for = self.fence.look_for(backend);
+        let mark_key = self.mark_key.clone();
         let found = self.found.clone();
         tokio::spawn(async move {
-            let result = probe::probe(&to, &look_for, limit).await;
+            let result = probe::probe(&to, &look_for, mark_key.as_deref(), limit).await;
             // The control thread only stops listening when the process ends.
             drop(found.send(Found::Probe(backend, result)));
         });

@@ -349,6 +349,7 @@ mod tests {
             version: None,
             identity: Some(identity),
             items: 3,
+            known: None,
             explicit_cas: false,
             flushes: 0,
             lingering: Some(false),

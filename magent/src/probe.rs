@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use magent_core::keeper::{Failure, Identity, ProbeAnswer};
+use magent_core::known::Process;
 use magent_core::placement::Version;
 use magent_core::proto::binary::{HEADER_LEN, REQUEST_MAGIC, RESPONSE_MAGIC};
 use tokio::io::{
@@ -32,6 +33,9 @@ const LINE_LEN_MAX: u64 = 1_024;
 /// Most lines of an answer: four for each of 65,000 connections, and many more.
 const LINES_MAX: usize = 1 << 20;
 
+/// Bytes of a mark's value, its line end included: two numbers of 20 digits.
+const MARK_LEN_MAX: u64 = 64;
+
 /// A memcached that has just gone on may not have looked yet at what its kernel has accepted: so it is asked
 /// twice, with this pause.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -40,12 +44,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) async fn probe(
     to: &Destination,
     look_for: &LookFor,
+    mark_key: Option<&[u8]>,
     limit: Duration,
 ) -> Result<ProbeAnswer, Failure> {
     let asked = match dial(to, limit).await {
-        Ok(Dialled::Tls(stream, local)) => ask(stream, Some(local), look_for, limit).await,
-        Ok(Dialled::Tcp(stream, local)) => ask(stream, Some(local), look_for, limit).await,
-        Ok(Dialled::Unix(stream)) => ask(stream, None, look_for, limit).await,
+        Ok(Dialled::Tls(stream, local)) => {
+            ask(stream, Some(local), (look_for, mark_key), limit).await
+        }
+        Ok(Dialled::Tcp(stream, local)) => {
+            ask(stream, Some(local), (look_for, mark_key), limit).await
+        }
+        Ok(Dialled::Unix(stream)) => ask(stream, None, (look_for, mark_key), limit).await,
         Err(failure) => Err(failure),
     };
     match asked {
@@ -85,12 +94,16 @@ async fn answers_packet(mut stream: impl AsyncRead + AsyncWrite + Unpin, limit: 
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     local: Option<SocketAddr>,
-    look_for: &LookFor,
+    (look_for, mark_key): (&LookFor, Option<&[u8]>),
     limit: Duration,
 ) -> Result<ProbeAnswer, Failure> {
     let mut session = Session::new(stream);
     let version = within(limit, session.version()).await?;
     let stats = within(limit, session.stats()).await?;
+    let known = match mark_key {
+        Some(key) => within(limit, session.mark(key)).await?,
+        None => None,
+    };
     let explicit_cas = within(limit, session.explicit_cas()).await?;
     let mut lingering = match look_for {
         LookFor::Nothing => Some(false),
@@ -112,6 +125,7 @@ async fn ask(
         version,
         identity: stats.identity(),
         items: stats.items,
+        known,
         explicit_cas,
         flushes: stats.flushes,
         lingering,
@@ -176,6 +190,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             .await?;
         let line = self.line().await?;
         Ok(line.starts_with(b"NF") || line.starts_with(b"EX"))
+    }
+
+    /// The process that the mark of the pool names. What cannot be read is none: any client may have stored it.
+    async fn mark(&mut self, key: &[u8]) -> Result<Option<Process>, Failure> {
+        self.send(&[b"get ", key, b"\r\n"].concat()).await?;
+        let line = self.line().await?;
+        if !line.starts_with(b"VALUE ") {
+            return Ok(None);
+        }
+        let mut words = str::from_utf8(line).unwrap_or_default().split(' ');
+        let len: u64 = words
+            .nth(3)
+            .and_then(|len| len.parse().ok())
+            .ok_or(Failure::BadProbe)?;
+        let mut value = Vec::new();
+        let mut rest = (&mut self.stream).take(len + 2);
+        let failed = |err| failure_of(&err);
+        (&mut rest)
+            .take(MARK_LEN_MAX)
+            .read_to_end(&mut value)
+            .await
+            .map_err(failed)?;
+        tokio::io::copy(&mut rest, &mut tokio::io::sink())
+            .await
+            .map_err(failed)?;
+        match self.line().await? {
+            b"END" => Ok(value.strip_suffix(b"\r\n").and_then(Process::parse)),
+            _ => Err(Failure::BadProbe),
+        }
     }
 
     async fn stats(&mut self) -> Result<Stats, Failure> {
@@ -305,13 +348,21 @@ mod tests {
     }
 
     fn asked(answers: &[&str], look_for: &LookFor) -> Result<ProbeAnswer, Failure> {
+        asked_for(answers, look_for, None)
+    }
+
+    fn asked_for(
+        answers: &[&str],
+        look_for: &LookFor,
+        mark_key: Option<&[u8]>,
+    ) -> Result<ProbeAnswer, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .unwrap();
         let (ours, theirs) = duplex(64);
         runtime.block_on(async {
-            let asking = ask(ours, Some(OWN), look_for, LIMIT);
+            let asking = ask(ours, Some(OWN), (look_for, mark_key), LIMIT);
             tokio::join!(asking, serve(theirs, answers)).0
         })
     }
@@ -368,6 +419,35 @@ mod tests {
         assert_eq!(bad, Err(Failure::BadProbe));
         let long = "V".repeat(2_000);
         assert_eq!(asked(&[&long], &LookFor::Nothing), Err(Failure::BadProbe));
+    }
+
+    #[test]
+    fn the_mark_of_the_pool() {
+        let marked = |answer: &str| {
+            let answers = [VERSION, STATS, answer, NO_E];
+            asked_for(&answers, &LookFor::Nothing, Some(b"m")).map(|answer| answer.known)
+        };
+        let process = Process {
+            pid: 7,
+            started_unix_s: 1_795_345_066,
+        };
+        let value = "VALUE m 0 12\r\n7 1795345066\r\nEND\r\n";
+        assert_eq!(marked(value), Ok(Some(process)));
+        // Nobody has set it, it is not ours, the backend has other things to say.
+        let long = "7 1\r\n".repeat(1_000);
+        let long = format!("VALUE m 0 {}\r\n{long}\r\nEND\r\n", long.len());
+        for other in [
+            "END\r\n",
+            "VALUE m 0 1\r\nx\r\nEND\r\n",
+            "VALUE m 0 0\r\n\r\nEND\r\n",
+            &long,
+            "SERVER_ERROR busy\r\n",
+        ] {
+            assert_eq!(marked(other), Ok(None));
+        }
+        assert_eq!(marked("VALUE m 0\r\n"), Err(Failure::BadProbe));
+        let endless = "VALUE m 0 3\r\n7 1\r\nVALUE m 0 3\r\n";
+        assert_eq!(marked(endless), Err(Failure::BadProbe));
     }
 
     #[test]

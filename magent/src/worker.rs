@@ -98,6 +98,8 @@ pub(crate) enum FromWorker {
     Report(WorkerId, Report),
     /// The healer is to copy these keys to the backend.
     Recopy(BackendId, Vec<Box<[u8]>>),
+    /// The healer is to see that nothing old is left under these keys.
+    Missed(BackendId, Vec<Box<[u8]>>),
     /// A backend is known by name: its addresses are wanted.
     Resolve(WorkerId, ConnectionId),
     /// The worker has ended.
@@ -342,6 +344,7 @@ impl Worker {
             Output::CloseClient(client) => self.close_client(now, client),
             Output::Check(client, credentials) => self.check(now, client, credentials),
             Output::Recopy(backend, keys) => self.tell(FromWorker::Recopy(backend, keys)),
+            Output::Missed(backend, keys) => self.tell(FromWorker::Missed(backend, keys)),
             Output::WakeWorkers => self.wake_others(),
             Output::Report(report) => self.tell(FromWorker::Report(self.id, report)),
             Output::Route(route) => self.log_route(&route),

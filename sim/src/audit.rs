@@ -167,7 +167,7 @@ impl World {
             for (name, value, client_flags) in items {
                 self.tally.copies += 1;
                 let shown = String::from_utf8_lossy(&name).into_owned();
-                if name == WALK_LOCK {
+                if name == WALK_LOCK || name == self.mark_key {
                     continue;
                 }
                 let Some(key) = self.history.keys.iter().position(|key| key.bytes == name) else {

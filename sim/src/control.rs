@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 
 use magent_core::heal::{self, HealConnection};
 use magent_core::keeper::{self, Failure, Identity, ProbeAnswer, Report};
+use magent_core::known::Process;
 use magent_core::placement::Version;
 use magent_core::{BackendId, WorkerId};
 
@@ -29,6 +30,7 @@ use crate::world::{Event, World};
 pub(crate) enum ToKeeper {
     Report(WorkerId, Report),
     Recopy(BackendId, Vec<Box<[u8]>>),
+    Missed(BackendId, Vec<Box<[u8]>>),
 }
 
 /// A connection of the healer.
@@ -217,6 +219,9 @@ impl World {
             ToKeeper::Recopy(backend, keys) => {
                 self.feed_healer(proxy, heal::Input::Recopy(backend, keys));
             }
+            ToKeeper::Missed(backend, keys) => {
+                self.feed_healer(proxy, heal::Input::Missed(backend, keys));
+            }
         }
         self.run_control(proxy);
     }
@@ -367,7 +372,8 @@ impl World {
                 } else {
                     b"stats conns\r\n"
                 };
-                let line = [b"version\r\nstats\r\n", conns].concat();
+                let get = [b"get ", &self.mark_key[..], b"\r\n"].concat();
+                let line = [b"version\r\nstats\r\n", &get[..], conns].concat();
                 self.send(link, End::Peer, &line);
                 self.ready(link);
             }
@@ -478,6 +484,8 @@ fn parse(inbox: &[u8], asked: bool, local: SocketAddr) -> Option<(ProbeAnswer, L
         });
         line.and_then(|value| value.parse().ok()).unwrap_or(0)
     };
+    let (mark, rest) = rest.split_once("END\r\n")?;
+    let known = mark.lines().nth(1).map(str::as_bytes);
     let mut listed = None;
     if asked {
         let (conns, _) = rest.split_once("END\r\n")?;
@@ -503,6 +511,7 @@ fn parse(inbox: &[u8], asked: bool, local: SocketAddr) -> Option<(ProbeAnswer, L
             items_stored: number("total_items"),
         }),
         items: number("curr_items"),
+        known: known.and_then(Process::parse),
         flushes: number("cmd_flush"),
         explicit_cas: false,
         lingering: None,

@@ -412,6 +412,10 @@ impl World {
                 let keys = keys.clone();
                 self.tell_control(proxy, worker, |_| ToKeeper::Recopy(backend, keys));
             }
+            Output::Missed(backend, ref keys) => {
+                let keys = keys.clone();
+                self.tell_control(proxy, worker, |_| ToKeeper::Missed(backend, keys));
+            }
             Output::Check(..) => unreachable!("nobody has to log in here"),
             Output::WakeWorkers => {
                 for other in (0..self.options.workers).filter(|&other| other != worker) {

@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use magent_core::keeper::Failure;
+use magent_core::known;
 use magent_core::placement::Placement;
 use magent_core::stats::{Counter, total};
 use magent_core::{BackendId, Time};
@@ -191,6 +192,8 @@ pub struct World {
     pub(crate) trace: Trace,
     pub(crate) tally: Tally,
     pub(crate) placement: Placement,
+    /// The key of the marks that proxies leave on backends.
+    pub(crate) mark_key: Vec<u8>,
     pub(crate) faults: Vec<PlannedFault>,
     /// Whether nobody asks and nothing fails any more.
     pub(crate) is_calm: bool,
@@ -210,6 +213,7 @@ impl World {
         let mut rng = Rng::new(options.seed);
         let config = options.config();
         let placement = Placement::new(&config);
+        let mark_key = known::key(&config);
         let keys = keys(&options);
         let clients = (0..options.clients)
             .map(|_| {
@@ -243,6 +247,7 @@ impl World {
             trace: Trace::default(),
             tally: Tally::default(),
             placement,
+            mark_key,
             faults: Vec::new(),
             is_calm: false,
             quiet_since: None,

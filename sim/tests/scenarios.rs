@@ -342,6 +342,48 @@ fn a_stranger_that_two_proxies_flush_gets_everything_back() {
     }
 }
 
+/// A proxy that is late deletes nothing that another one has brought back, and reads.
+#[test]
+fn a_primary_that_one_proxy_has_healed_stays_whole_when_another_returns_to_it() {
+    for seed in 0..100 {
+        let much_later = seed % 2 == 0;
+        let mut world = world_of(Options {
+            seed,
+            proxies: 2,
+            latency_us_max: 300,
+            ..Options::quiet()
+        });
+        // Through either proxy.
+        let clients: Vec<_> = (0..6).map(|_| world.client(0)).collect();
+        let set = |world: &mut World, value: &str| {
+            for (number, &client) in clients.iter().enumerate() {
+                world.say(client, &format!("set k{number} 0 0 1\r\n{value}\r\n"));
+                world.expect(client, "STORED\r\n");
+            }
+        };
+        set(&mut world, "1");
+        world.begin(0, Fault::CrashEmpty);
+        set(&mut world, "2");
+        world.run_until(|world| world.all_are_in(0, Phase::Down));
+        if much_later {
+            world.begin(0, Fault::CutFrom(1));
+        }
+        world.end(0, Fault::CrashEmpty);
+        world.run_until(|world| world.is_in(0, Phase::Up));
+        if much_later {
+            assert!(!world.all_are_in(0, Phase::Up), "seed {seed}");
+            world.end(0, Fault::CutFrom(1));
+        }
+        while !world.all_are_in(0, Phase::Up) {
+            world.run_us(20);
+            for number in 0..clients.len() {
+                let item = world.item(0, &format!("k{number}"));
+                assert_eq!(item.as_deref(), Some("2"), "seed {seed}: k{number}");
+            }
+        }
+    }
+}
+
 /// Found by seed 165: a young connection that was lost with nothing unanswered was not opened again, so nobody
 /// noticed that the backend was empty.
 #[test]

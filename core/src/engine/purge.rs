@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! - Keys stay remembered until the backend has answered every deletion: one that fails meanwhile is purged
-//!   again.
+//!   again. Or until the healer has them, which compares them instead where other proxies may have filled the
+//!   backend ([`BackendView::known`]).
 //! - Only a backend whose misses cannot be named is flushed, by each worker when it begins to follow.
 //!
 //! Not here: when a backend returns (`keeper`), the set of keys itself (`remembered`).
@@ -14,6 +15,7 @@ use super::remembered::Noted;
 use super::{Engine, Output, encode};
 use crate::breaks::Break;
 use crate::keeper::{Failure, Report};
+use crate::placement::BackendView;
 use crate::proto::response::Line;
 use crate::proto::{KEY_LEN_MAX, encode_decimal, meta};
 use crate::stats::Counter;
@@ -75,13 +77,18 @@ impl Engine {
     }
 
     /// The backend has returned: what it missed goes before anyone reads it.
-    pub(super) fn start_purge(&mut self, now: Time, id: BackendId, flush: bool) {
-        let incarnation = self.view.backends[id.index()].incarnation;
-        let keys = if flush || self.breaks.has(Break::Purge) {
+    pub(super) fn start_purge(&mut self, now: Time, id: BackendId, view: &BackendView) {
+        let (incarnation, flush) = (view.incarnation, view.flush);
+        let mut keys = if flush || self.breaks.has(Break::Purge) {
             Vec::new()
         } else {
             self.backends[id.index()].remembered.keys()
         };
+        if view.known.is_some() && !keys.is_empty() {
+            self.counters().add(Counter::Purged, keys.len() as u64);
+            self.outputs
+                .push_back(Output::Missed(id, std::mem::take(&mut keys)));
+        }
         self.backends[id.index()].purge = Some(Purge {
             incarnation,
             keys,

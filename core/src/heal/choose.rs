@@ -21,7 +21,7 @@ pub(super) const SINGLE_LEN: u64 = 128 << 10;
 const LOOKS_MAX: usize = 16;
 
 /// Where a single key can be copied from.
-enum Source {
+pub(super) enum Source {
     Led(BackendId),
     /// Nobody but the target leads: this backend would.
     Gone(BackendId),
@@ -33,7 +33,6 @@ enum Source {
 
 impl Healer {
     pub(super) fn begin_copies(&mut self, now: Time) {
-        self.rate_at = None;
         let ids = self.ids().filter(|&target| {
             let this = self.target_ref(target);
             let waits =
@@ -156,7 +155,7 @@ impl Healer {
         }));
     }
 
-    fn source_of(&self, key: &[u8], target: BackendId) -> Source {
+    pub(super) fn source_of(&self, key: &[u8], target: BackendId) -> Source {
         let route = self.placement.route(key);
         let Some(backup) = route.backup else {
             return Source::Never;

@@ -25,6 +25,7 @@
 use std::sync::Arc;
 
 use super::choose::SINGLE_LEN;
+use super::purge::{Print, Suspect};
 use super::target::{Hint, Key};
 use super::wire::{self, Attributes, Expiry, Stored, Ttl};
 use super::{Healer, Later, Role, State};
@@ -106,8 +107,16 @@ pub(super) enum Asked {
     Step(CopyId),
     /// A win that is given back.
     GiveBack(Key, u64),
-    /// A deletion before the target is used.
-    Purge,
+    /// A deletion before the target is used: of this key, or what is due to it otherwise.
+    Purge(Option<Key>),
+    /// An item that may be old.
+    Find(Suspect),
+    /// What the one that leads has in its stead.
+    Compare(Suspect, Print),
+    /// Its deletion.
+    DeleteOld(Suspect),
+    /// The mark of the pool.
+    Mark,
     /// The end of a walk's lock.
     Unlock,
     /// A longer life for it.
@@ -222,7 +231,14 @@ impl Healer {
         let result = match &front {
             Asked::Step(id) => self.on_step_answered(now, *id, line, value),
             Asked::GiveBack(..) | Asked::Unlock => is_change(line),
-            Asked::Purge => is_change(line).map(|()| self.on_purge_answered(backend)),
+            Asked::Purge(key) => is_change(line).map(|()| self.on_settled(backend, key.clone())),
+            Asked::Find(suspect) => self.on_found(now, suspect.clone(), line, value),
+            Asked::Compare(suspect, print) => {
+                let suspect = (suspect.clone(), *print);
+                self.on_compared(now, backend, suspect, line, value)
+            }
+            Asked::DeleteOld(suspect) => self.on_old_deleted(now, suspect.clone(), line),
+            Asked::Mark => Self::on_mark_answered(line),
             Asked::Renew => self.on_lock_renewed(backend, line),
             Asked::Clock => match self.on_clock_line(now, backend, line) {
                 Ok(false) => {
@@ -593,7 +609,7 @@ impl Healer {
     }
 }
 
-fn expires_ms(item: &Attributes<'_>, unix_ms: u64) -> Option<u64> {
+pub(super) fn expires_ms(item: &Attributes<'_>, unix_ms: u64) -> Option<u64> {
     match item.ttl {
         Some(Ttl::Seconds(ttl_s)) => Some(unix_ms + ttl_s * 1_000),
         Some(Ttl::Never) | None => None,

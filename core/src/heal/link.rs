@@ -203,7 +203,11 @@ impl Healer {
 
     /// Whether it matters that the connection for copies stays.
     fn is_owed(&self, backend: BackendId) -> bool {
-        !self.backends[backend.index()].asked.is_empty() || self.holds_unverified(backend)
+        let this = &self.backends[backend.index()];
+        let purge = this.target.purge.as_ref();
+        !this.asked.is_empty()
+            || purge.is_some_and(|purge| purge.outstanding > 0)
+            || self.holds_unverified(backend)
     }
 
     /// The healer has seen the backend fail.

@@ -31,7 +31,17 @@ impl Healer {
                 self.backends[backend.index()].wins.insert(key, cas);
                 return;
             }
-            Asked::Purge | Asked::Unlock | Asked::Renew | Asked::Clock => return,
+            Asked::Compare(suspect, _) => {
+                self.on_comparison_lost(now, &suspect);
+                return;
+            }
+            Asked::Purge(_)
+            | Asked::Find(_)
+            | Asked::DeleteOld(_)
+            | Asked::Mark
+            | Asked::Unlock
+            | Asked::Renew
+            | Asked::Clock => return,
         };
         let takeover = self.breaks.has(Break::Takeover);
         let copy = self.copy(id);

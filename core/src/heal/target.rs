@@ -5,18 +5,18 @@
 //! - A key is in at most one copy to a target at a time; one that is asked for meanwhile is copied again.
 //! - Single keys are bounded. Beyond the bound none is left, and the keeper is told that shares are lacking.
 //!
-//! Not here: the steps of a copy (`copy`), how the keys of a share are found (`walk`).
+//! Not here: the steps of a copy (`copy`), how the keys of a share are found (`walk`), how what is old goes (`purge`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::copy::{Asked, CopyId, Origin};
-use super::{Healer, Output, Role, wire};
-use crate::breaks::Break;
+use super::copy::{CopyId, Origin};
+use super::purge::Purge;
+use super::{Healer, Output};
+use crate::BackendId;
 use crate::keeper::{Left, Report};
 use crate::placement::Phase;
-use crate::{BackendId, Time};
 
 /// A key, by its placement.
 pub(super) type Key = Arc<[u8]>;
@@ -33,8 +33,9 @@ pub(super) struct Target {
     pub(super) shares: Vec<Share>,
     /// Keys that are being copied.
     pub(super) in_flight: BTreeMap<Key, CopyId>,
-    /// Keys that it may have a copy of that was not looked at again when it failed.
-    pub(super) unverified: BTreeSet<Key>,
+    /// Keys that it may have old items of: it failed before a copy was looked at again, or workers say that it missed
+    /// something.
+    pub(super) unverified: Singles,
     pub(super) purge: Option<Purge>,
     /// Whose turn it is when both single keys and a share wait.
     pub(super) single_next: bool,
@@ -81,6 +82,10 @@ impl Singles {
 
     pub(super) fn exceeds(&self, keys_max: u64, len_max: u64) -> bool {
         self.keys.len() as u64 > keys_max || self.len > len_max
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
     pub(super) fn clear(&mut self) {
@@ -204,16 +209,6 @@ impl Share {
     }
 }
 
-/// The deletion of what a target was left with.
-#[derive(Debug)]
-pub(super) struct Purge {
-    pub(super) incarnation: u32,
-    /// Copies to delete.
-    pub(super) keys: Vec<Key>,
-    pub(super) next: usize,
-    pub(super) outstanding: u64,
-}
-
 impl Healer {
     pub(super) fn target(&mut self, target: BackendId) -> &mut Target {
         &mut self.backends[target.index()].target
@@ -291,79 +286,5 @@ impl Healer {
     pub(super) fn publish_total(&mut self, target: BackendId) {
         let total = self.target_ref(target).items_total();
         self.progress[target.index()].set_items_total(total);
-    }
-
-    // -- Purge --
-
-    /// The target has returned: what was not looked at again goes before anyone reads it.
-    pub(super) fn start_purge(&mut self, now: Time, target: BackendId) {
-        let view = &self.view.backends[target.index()];
-        let (incarnation, flush) = (view.incarnation, view.flush);
-        if flush {
-            // Everything goes, by the workers.
-            self.target(target).unverified.clear();
-            self.backends[target.index()].wins.clear();
-        }
-        let keys = if self.breaks.has(Break::Purge) {
-            Vec::new()
-        } else {
-            self.target_ref(target).unverified.iter().cloned().collect()
-        };
-        self.target(target).purge = Some(Purge {
-            incarnation,
-            keys,
-            next: 0,
-            outstanding: 0,
-        });
-        self.go_on_purging(now, target);
-    }
-
-    pub(super) fn go_on_purging(&mut self, now: Time, target: BackendId) {
-        let window = self.limits.purge_window;
-        while let Some(purge) = &self.target_ref(target).purge {
-            let left =
-                purge.next < purge.keys.len() || !self.backends[target.index()].wins.is_empty();
-            if !left && purge.outstanding == 0 {
-                self.on_purged(target);
-                return;
-            }
-            if !left || purge.outstanding >= window || !self.is_ready(now, target) {
-                return;
-            }
-            let mut out = std::mem::take(&mut self.link(target, Role::Copy).unsent);
-            let wins = &mut self.backends[target.index()].wins;
-            if let Some((key, cas)) = wins.pop_first() {
-                // Taken from clients before it failed. If it holds another item by now, that has another unique.
-                wire::mark_stale(&key, cas, &mut out);
-            } else if let Some(purge) = &mut self.target(target).purge {
-                wire::delete(&purge.keys[purge.next], None, &mut out);
-                purge.next += 1;
-            }
-            self.link(target, Role::Copy).unsent = out;
-            if let Some(purge) = &mut self.target(target).purge {
-                purge.outstanding += 1;
-            }
-            self.push_asked(now, target, Asked::Purge);
-        }
-    }
-
-    pub(super) fn on_purge_answered(&mut self, target: BackendId) {
-        if let Some(purge) = &mut self.target(target).purge {
-            purge.outstanding -= 1;
-        }
-    }
-
-    fn on_purged(&mut self, target: BackendId) {
-        let this = self.target(target);
-        let Some(purge) = this.purge.take() else {
-            return;
-        };
-        for key in &purge.keys {
-            this.unverified.remove(key);
-        }
-        self.outputs.push_back(Output::Report(Report::Purged {
-            backend: target,
-            incarnation: purge.incarnation,
-        }));
     }
 }

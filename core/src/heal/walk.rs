@@ -26,7 +26,7 @@ use super::copy::Asked;
 use super::link::Link;
 use super::target::{Found, Hint, Share, ShareState};
 use super::wire::{self, Attributes, WalkLine};
-use super::{Healer, Role, State};
+use super::{Healer, Role, State, purge};
 use crate::keeper::{Failure, Report};
 use crate::placement::Version;
 use crate::proto::response::{Line, RESPONSE_LINE_LEN_MAX, parse_line};
@@ -367,7 +367,7 @@ impl Healer {
     fn on_key(&mut self, now: Time, source: BackendId, key: &[u8], size: u64, hint: Hint) {
         let walk = self.walk(source);
         walk.seen += 1;
-        if key == wire::LOCK || key.len() > KEY_LEN_MAX || !walk.takes(key) {
+        if purge::is_own(key) || key.len() > KEY_LEN_MAX || !walk.takes(key) {
             return;
         }
         let route = self.placement.route(key);

@@ -196,6 +196,16 @@ pub(super) fn renew_lock(owner: &[u8], cas: u64, out: &mut Vec<u8>) {
     }
 }
 
+/// Stores the mark of a pool, for good.
+pub(super) fn set_mark(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let mut parts = vec![b' '];
+    encode_decimal(value.len() as u64, &mut parts);
+    parts.extend_from_slice(b" T0");
+    Token::of(key, false).line(b"ms", &[&parts], out);
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// What an answer says about an item.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Attributes<'a> {

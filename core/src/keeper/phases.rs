@@ -20,6 +20,7 @@ impl Keeper {
             this.up_until = now;
         }
         this.incarnation += 1;
+        this.known = None;
         this.missed |= someone_else_leads;
         this.unverified.clear();
         let state = State::down(delay_ms, now.after_ms(delay_ms));
@@ -95,6 +96,18 @@ impl Keeper {
         if waiting_for.is_empty() {
             this.overflow = false;
             self.probe(backend);
+        }
+    }
+
+    /// The participant has more to delete than it said.
+    pub(super) fn on_purging(&mut self, worker: WorkerId, backend: BackendId, incarnation: u32) {
+        let this = &mut self.backends[backend.index()];
+        if let State::Purging { waiting_for } = &mut this.state
+            && this.incarnation == incarnation
+            && !waiting_for.is_empty()
+            && !waiting_for.contains(&worker)
+        {
+            waiting_for.push(worker);
         }
     }
 

@@ -12,6 +12,7 @@ use super::report::{Failure, ProbeAnswer};
 use super::{ENDED, Keeper, Output, State, StillDown, worker_id};
 use crate::breaks::Break;
 use crate::engine::ConnectionId;
+use crate::known::Process;
 use crate::placement::Phase;
 use crate::{BackendId, Time, WorkerId};
 
@@ -155,7 +156,9 @@ impl Keeper {
                     this.lacks.extend(&self.config.partners[backend.index()]);
                 }
                 this.flushes = Some(answer.flushes);
-                this.flush = false;
+                if std::mem::take(&mut this.flush) {
+                    this.known = answer.identity.as_ref().map(Process::of);
+                }
                 self.seniority_last += 1;
                 this.seniority = self.seniority_last;
                 self.enter_catching_up(now, backend);
@@ -218,10 +221,16 @@ impl Keeper {
             return;
         }
         // Items of a process that we do not know; or not all of us have flushed it, because it failed while we
-        // did. Another proxy may have flushed it, but so may anyone else before these items came. If both
-        // proxies flush it, the one that was first sees that by `flushes`, and copies once more.
-        let unknown = restarted && answer.items > 0 || !restarted && this.flush;
+        // did. Another proxy may have flushed it, but so may anyone else before these items came: unless its mark
+        // is there. If both proxies flush it, the one that was first sees that by `flushes`, and copies once more.
+        let process = answer.identity.as_ref().map(Process::of);
+        let marked = answer.known.zip(process);
+        let marked = marked.is_some_and(|(known, process)| known.is(&process));
+        let unknown = restarted && answer.items > 0 && !marked || !restarted && this.flush;
         this.flush = this.overflow || (unknown && partner_leads);
+        let has_partners = !self.config.partners[backend.index()].is_empty();
+        let is_known = has_partners && restarted && !unknown && !this.flush;
+        this.known = process.filter(|_| is_known);
         // Since it was last asked: by a client, or by hand.
         let flushed = this.flushes.is_some_and(|known| known != answer.flushes);
         if this.flush || restarted || stranger || flushed {

@@ -2,6 +2,7 @@
 
 use crate::BackendId;
 use crate::engine::ConnectionId;
+use crate::known::Process;
 use crate::placement::Version;
 
 /// What a worker or the healer tells the keeper.
@@ -35,6 +36,13 @@ pub enum Report {
         /// Which backend.
         backend: BackendId,
         /// The incarnation that was purged.
+        incarnation: u32,
+    },
+    /// From the healer: a worker has given it more to purge.
+    Purging {
+        /// Which backend.
+        backend: BackendId,
+        /// The incarnation that is purged.
         incarnation: u32,
     },
     /// The backend has missed acknowledged writes that cannot be named.
@@ -204,6 +212,8 @@ pub struct ProbeAnswer {
     pub identity: Option<Identity>,
     /// Items that it holds.
     pub items: u64,
+    /// The process that the mark of this pool names ([`crate::known`]), if one is there.
+    pub known: Option<Process>,
     /// Whether it takes the CAS unique that an item is given (meta flag `E`).
     pub explicit_cas: bool,
     /// `flush_all` that it ever executed.

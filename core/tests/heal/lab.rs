@@ -10,6 +10,7 @@ use magent_core::config::{Config, ProcessInfo};
 use magent_core::engine::ConnectionId;
 use magent_core::heal::{HealConnection, Healer, Input, Output};
 use magent_core::keeper::{Failure, Report};
+use magent_core::known::{self, Process};
 use magent_core::placement::{Phase, Placement, View};
 use magent_core::stats::Progress;
 use magent_core::{BackendId, Time};
@@ -18,6 +19,11 @@ use magent_node::{Next, Session, Store, StoreConfig};
 /// The healer begins when the memcacheds have run for so long.
 const START: Time = Time(100_000_000_000);
 const UNIX_START_S: u64 = 1_700_000_000;
+/// Who answers at a backend that is known.
+pub(crate) const PROCESS: Process = Process {
+    pid: 7,
+    started_unix_s: 1_700_000_090,
+};
 
 pub(crate) struct Lab {
     pub(crate) healer: Healer,
@@ -190,6 +196,7 @@ impl Lab {
             }
             view.backends[backend.index()].phase = Phase::Down;
             view.backends[backend.index()].incarnation += 1;
+            view.backends[backend.index()].known = None;
         });
     }
 
@@ -209,6 +216,23 @@ impl Lab {
     pub(crate) fn recopy(&mut self, target: BackendId, keys: &[&str]) {
         let keys = keys.iter().map(|key| key.as_bytes().into()).collect();
         self.handle(Input::Recopy(target, keys));
+    }
+
+    /// A worker names what `target`, which has returned, has missed.
+    pub(crate) fn missed(&mut self, target: BackendId, keys: &[&str]) {
+        let keys = keys.iter().map(|key| key.as_bytes().into()).collect();
+        self.handle(Input::Missed(target, keys));
+    }
+
+    /// `target` returns as a new process that other proxies may have filled.
+    pub(crate) fn return_known(&mut self, target: BackendId) {
+        self.publish(|view| {
+            let epoch = view.epoch;
+            let this = &mut view.backends[target.index()];
+            this.phase = Phase::Purging;
+            this.since_epoch = epoch;
+            this.known = Some(PROCESS);
+        });
     }
 
     /// Whether the healer has said this since the last call, with all before it.
@@ -302,7 +326,9 @@ impl Lab {
             let node = &self.nodes[backend.index()];
             let items = node.store.items(node.time(self.now)).filter(|item| {
                 // What is about to expire is not copied.
-                self.is_of(item.key, target, source) && item.ttl_s.is_none_or(|ttl_s| ttl_s > 1)
+                !item.key.starts_with(known::PREFIX)
+                    && self.is_of(item.key, target, source)
+                    && item.ttl_s.is_none_or(|ttl_s| ttl_s > 1)
             });
             let items = items.map(|item| {
                 let value = (item.value, item.client_flags, item.stale);

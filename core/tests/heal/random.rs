@@ -1,11 +1,13 @@
 //! Random interleavings: whatever happens in between, in the end the target has what its authority has.
 //!
 //! One target, one source, few keys. A worker writes to the source at once and tells the target later, in order;
-//! the healer's messages come in any order that its connections allow. The target fails and returns.
+//! the healer's messages come in any order that its connections allow. The target fails and returns. Sometimes it
+//! returns as one that another proxy may have filled meanwhile, and still fills.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use magent_core::keeper::{Left, Report};
+use magent_core::known;
 use magent_core::placement::Phase;
 use magent_node::Crawler;
 
@@ -38,6 +40,8 @@ enum Leg {
     },
     /// The deletion of a key that it missed.
     Purge(String),
+    /// The names of all of them, for the healer.
+    Missed,
 }
 
 struct Run {
@@ -153,6 +157,15 @@ impl Run {
     fn tell(&mut self) {
         match self.legs.pop_front() {
             None => {}
+            Some(Leg::Missed) => {
+                let keys: Vec<String> = std::mem::take(&mut self.remembered).into_iter().collect();
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                self.note(&format!("T has missed {keys:?}"));
+                if !keys.is_empty() {
+                    self.lab.missed(T, &keys);
+                    self.follow();
+                }
+            }
             Some(Leg::Purge(key)) => {
                 self.lab.ask(T, format!("delete {key}\r\n"));
                 self.note(&format!("T purges {key}"));
@@ -175,7 +188,8 @@ impl Run {
                 }
             }
         }
-        let purged = !self.legs.iter().any(|leg| matches!(leg, Leg::Purge(_)));
+        let is_of_purge = |leg: &Leg| matches!(leg, Leg::Purge(_) | Leg::Missed);
+        let purged = !self.legs.iter().any(is_of_purge);
         if self.phase() == Phase::Purging && purged && !self.worker_purged {
             self.worker_purged = true;
             let keys = std::mem::take(&mut self.purging);
@@ -186,6 +200,23 @@ impl Run {
             self.lab.recopy(T, &keys);
             self.remembered.clear();
         }
+    }
+
+    /// Another proxy, for which the target is back already, copies an item to it.
+    fn fill(&mut self) {
+        let key = format!("k{}", self.rng.below(8));
+        let now = magent_node::Time(self.lab.now.0);
+        let Some(item) = self.lab.nodes[S.index()].store.peek(key.as_bytes(), now) else {
+            return;
+        };
+        if item.stale {
+            return;
+        }
+        let (flags, ttl) = (item.client_flags, item.ttl_s.unwrap_or(0));
+        let value = String::from_utf8(item.value.to_vec()).unwrap();
+        let command = format!("set {key} {flags} {ttl} {}\r\n{value}\r\n", value.len());
+        self.lab.ask(T, &command);
+        self.note(&format!("T is filled by another: {command:?}"));
     }
 
     /// The target is lost, with what it was told and all that it holds.
@@ -204,6 +235,14 @@ impl Run {
     }
 
     fn purge(&mut self) {
+        self.worker_purged = false;
+        self.healer_purged = false;
+        if self.rng.below(2) == 0 {
+            self.note("T returns and is known");
+            self.legs.push_back(Leg::Missed);
+            self.lab.return_known(T);
+            return;
+        }
         self.note("T returns");
         self.purging = self
             .remembered
@@ -212,8 +251,6 @@ impl Run {
             .collect();
         let legs = self.remembered.iter().cloned().map(Leg::Purge);
         self.legs.extend(legs);
-        self.worker_purged = false;
-        self.healer_purged = false;
         self.lab.set_phase(T, Phase::Purging);
     }
 
@@ -238,6 +275,11 @@ impl Run {
                 } if of == incarnation => {
                     self.healer_purged = true;
                 }
+                Report::Purging {
+                    incarnation: of, ..
+                } if of == incarnation => {
+                    self.healer_purged = false;
+                }
                 Report::Left { left, .. } => {
                     assert_ne!(self.left, left, "it says so once");
                     self.left = left;
@@ -257,6 +299,7 @@ impl Run {
                 Report::Failed { .. }
                 | Report::Copied { .. }
                 | Report::Purged { .. }
+                | Report::Purging { .. }
                 | Report::Acknowledged { .. }
                 | Report::Connected { .. } => {}
                 Report::Suspect { .. } | Report::Overflow { .. } | Report::Unwalkable { .. } => {
@@ -296,6 +339,7 @@ impl Run {
                 self.lab.nodes[S.index()].store.set_crawler(crawler[choice]);
             }
             96 if self.phase() != Phase::Down && self.rng.below(4) == 0 => self.fail(),
+            97 if self.phase() == Phase::Down => self.fill(),
             _ if self.phase() == Phase::Down => self.purge(),
             _ => {}
         }
@@ -394,6 +438,9 @@ fn when_the_source_fails_nothing_is_old_and_nothing_is_lost() {
             let now = magent_node::Time(run.lab.now.0);
             let (source, target) = (&run.lab.nodes[S.index()], &run.lab.nodes[T.index()]);
             for item in target.store.items(now) {
+                if item.key.starts_with(known::PREFIX) {
+                    continue;
+                }
                 let led = source.store.peek(item.key, now);
                 let led = led.unwrap_or_else(|| panic!("{item:?} came back"));
                 assert_eq!(

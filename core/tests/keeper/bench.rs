@@ -84,6 +84,7 @@ impl Bench {
             alive: true,
             failure: Failure::Refused,
             answer: ProbeAnswer {
+                known: None,
                 version: None,
                 identity: Some(Identity {
                     pid: 10 + index,

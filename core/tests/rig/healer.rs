@@ -68,6 +68,32 @@ impl Rig {
         }
     }
 
+    /// What a backend missed while another process took its place: deleted, unless it is as at the other one.
+    pub(super) fn missed(&mut self, backend: BackendId, keys: Vec<Box<[u8]>>) {
+        let now = magent_node::Time(self.now.0);
+        for key in &keys {
+            let route = self.placement.route(key);
+            let other = match route.backup {
+                Some(backup) if route.primary == backend => backup,
+                _ => route.primary,
+            };
+            let item = |id: BackendId| {
+                let store = self.peers[id.index()].store.as_ref();
+                let item = store.and_then(|store| store.peek(key, now));
+                item.map(|item| (item.value.to_vec(), item.client_flags))
+            };
+            if item(backend) == item(other) {
+                continue;
+            }
+            if let Some(store) = self.peers[backend.index()].store.as_mut() {
+                let request = [b"delete ", &key[..], b"\r\n"].concat();
+                let next = Session::new().receive(store, now, &request, &mut Vec::new());
+                assert_eq!(next, magent_node::Next::Continue);
+            }
+        }
+        self.recopy(backend, keys);
+    }
+
     /// A healer that was held back has copied everything to this backend.
     pub(crate) fn catches_up(&mut self, backend: usize) {
         let target = BackendId(u16::try_from(backend).unwrap());

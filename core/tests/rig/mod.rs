@@ -529,6 +529,7 @@ impl Rig {
                 }
             }
             Output::Recopy(backend, keys) => self.recopy(backend, keys),
+            Output::Missed(backend, keys) => self.missed(backend, keys),
             Output::Wait(_) => unreachable!("the caller stops there"),
         }
     }
@@ -631,6 +632,7 @@ impl Rig {
                 version: None,
                 identity: Some(identity),
                 items: 0,
+                known: None,
                 flushes: 0,
                 lingering: Some(false),
             });
@@ -656,6 +658,7 @@ impl Rig {
                 items_stored: stat("total_items"),
             }),
             items: stat("curr_items"),
+            known: None,
             flushes: stat("cmd_flush"),
             lingering: Some(false),
         })

@@ -147,7 +147,7 @@ fn keys(client: &mut Client) -> Vec<Vec<u8>> {
     keys
 }
 
-/// Keys that the proxy itself stores for a moment.
+/// Keys that the proxy itself stores.
 const OF_THE_PROXY: &[u8] = b"magent.";
 
 #[track_caller]

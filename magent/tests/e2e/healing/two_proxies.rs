@@ -223,6 +223,68 @@ fn php_sessions_go_on_through_either_proxy() {
     cluster.assert_in_step(&Items::new());
 }
 
+/// One proxy has healed a primary, and reads it, when the other returns to it. That must not take away what is read.
+#[test]
+fn who_returns_late_to_a_restarted_primary_disturbs_nobody() {
+    let mut cluster = Cluster::start(3, 2, &[]);
+    let primaries: Vec<_> = cluster.primaries.iter().map(|one| &one.endpoint).collect();
+    let backups: Vec<_> = cluster.backups.iter().map(|one| &one.endpoint).collect();
+    let rare = ["--probe-ms-min", "3000", "--probe-ms-max", "3000"];
+    let late = Magent::start(&primaries, &backups, &rare);
+    let keys: Vec<String> = (0..300).map(|seed| key_at(3, 0, seed)).collect();
+    let mut through = [cluster.magent.client(), late.client()];
+    let mut expected: Vec<Option<Vec<u8>>> = Vec::new();
+    for key in &keys {
+        through[0].set(key, b"before");
+        expected.push(Some(b"before".to_vec()));
+    }
+    let primary = cluster.primaries[0].endpoint.clone();
+    cluster.primaries[0].kill9();
+    for (index, magent) in [&cluster.magent, &late].into_iter().enumerate() {
+        through[index].get(&keys[0]);
+        magent.wait_until_state(&primary, &["down"]);
+    }
+    // What both have missed, and one of them alone.
+    for (index, key) in keys.iter().enumerate().take(200) {
+        through[index % 2].set(key, b"while it was gone");
+        expected[index] = Some(b"while it was gone".to_vec());
+    }
+    cluster.primaries[0].restart();
+    cluster.magent.wait_until_healed();
+    assert_ne!(
+        late.states()[&primary.to_string()],
+        "up",
+        "it was to return later"
+    );
+    // What the late one's clients write until then the primary does not hear of: old for a while, and not for good.
+    for (index, value) in [
+        (0, Some("written late")),
+        (1, None),
+        (299, Some("written late")),
+    ] {
+        match value {
+            Some(value) => through[1].set(&keys[index], value.as_bytes()),
+            None => through[1].delete(&keys[index]),
+        }
+        expected[index] = value.map(|value| value.as_bytes().to_vec());
+    }
+    let steady = 2..299;
+    let mut reads = 0;
+    while late.states()[&primary.to_string()] != "up" {
+        for index in steady.clone() {
+            reads += 1;
+            let value = through[0].get(&keys[index]);
+            assert_eq!(value, expected[index], "read {reads}: {}", keys[index]);
+        }
+    }
+    for (key, expected) in keys.iter().zip(&expected) {
+        for client in &mut through {
+            assert_eq!(client.get(key), *expected, "{key}");
+        }
+    }
+    cluster.assert_in_step(&Items::new());
+}
+
 #[test]
 fn the_walk_of_one_proxy_does_not_disturb_that_of_the_other() {
     let (mut cluster, other) = start();
