@@ -148,6 +148,11 @@ pub enum Input<'a> {
         /// From then on.
         since: Time,
     },
+    /// The caller stood still, before what this turn brings: nobody was late for that.
+    Stalled {
+        /// For how long, in nanoseconds.
+        for_ns: u64,
+    },
     /// All that this turn brought has been handed in: what was gathered may leave.
     TurnEnd,
 }
@@ -421,6 +426,7 @@ impl Engine {
             Input::SlotsFreed => self.locks.look_at_queued(),
             Input::Drain => self.on_drain(),
             Input::Idle { since } => self.on_idle(now, since),
+            Input::Stalled { for_ns } => self.on_stalled(now, for_ns),
             Input::TurnEnd => self.on_turn_end(now),
         }
         self.work_off_ready(now);
@@ -711,6 +717,18 @@ impl Engine {
         self.expire_broadcasts(now);
         if self.backends_due.is_some_and(|due| due <= now) {
             self.expire_backends(now);
+        }
+    }
+
+    /// The process was stopped, or had no processor, while backends and the clock went on: what they said meanwhile
+    /// has not been read, and what was to be sent was not. So no limit of time runs out for that.
+    fn on_stalled(&mut self, now: Time, for_ns: u64) {
+        self.exchanges.delay(now, for_ns);
+        for (_, broadcast) in &mut self.broadcasts {
+            broadcast.due = broadcast.due.map(|due| due.after_ns(for_ns));
+        }
+        for backend in &mut self.backends {
+            backend.active_at = backend.active_at.after_ns(for_ns).min(now);
         }
     }
 

@@ -108,6 +108,11 @@ pub enum Input<'a> {
     Lost(HealConnection, Failure),
     /// The deadline of [`Output::Wait`] has come.
     Tick,
+    /// The caller stood still, before what comes next: nobody was late for that.
+    Stalled {
+        /// For how long, in nanoseconds.
+        for_ns: u64,
+    },
 }
 
 /// Something is to be done outside.
@@ -258,6 +263,7 @@ impl Healer {
             Input::Data(connection, data) => self.on_data(now, connection, data),
             Input::Lost(connection, failure) => self.on_lost(now, connection, failure),
             Input::Tick => {}
+            Input::Stalled { for_ns } => self.on_stalled(now, for_ns),
         }
         self.go_on(now);
     }

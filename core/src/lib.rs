@@ -45,6 +45,12 @@ impl Time {
         Self(self.0.saturating_add(ms.saturating_mul(1_000_000)))
     }
 
+    /// The moment `ns` nanoseconds later.
+    #[must_use]
+    pub const fn after_ns(self, ns: u64) -> Self {
+        Self(self.0.saturating_add(ns))
+    }
+
     /// Whole milliseconds that have passed since `earlier`; 0 if it is in the future.
     #[must_use]
     pub const fn ms_since(self, earlier: Self) -> u64 {

@@ -39,6 +39,66 @@ fn assert_nothing_left(mut rig: Rig, client: ClientId) {
     rig.assert_nothing_left();
 }
 
+/// A worker that was stopped for seconds has not read what the backends have said meanwhile.
+#[test]
+fn nobody_is_silent_while_the_worker_stands_still() {
+    let mut rig = Rig::new(1, 1);
+    let client = rig.client();
+    rig.send(client, b"set a 0 0 1\r\nx\r\n");
+    rig.answer(1, b"STORED\r\n");
+    rig.pass_ms(10);
+    rig.send(client, b"get k\r\n");
+    rig.sent(0);
+    rig.sent(1);
+    for _ in 0..3 {
+        rig.stalls_ms(60_000);
+    }
+    assert_eq!(rig.sent(1), "", "nobody is suspect");
+    // It has been silent for 10 ms, and that counts.
+    rig.pass_ms(10);
+    assert_eq!(rig.sent(1), "get k\r\n");
+    rig.pass_ms(470);
+    assert_eq!(failures(&rig), []);
+    rig.pass_ms(10);
+    assert_eq!(failures(&rig), [Failure::Silent]);
+}
+
+#[test]
+fn a_connection_is_not_late_while_the_worker_stands_still() {
+    let mut rig = Rig::new(1, 0);
+    rig.peers[0].silent_to_connects = true;
+    let client = rig.client();
+    rig.send(client, b"get k\r\n");
+    rig.pass_ms(400);
+    rig.stalls_ms(60_000);
+    rig.pass_ms(90);
+    assert_eq!(failures(&rig), []);
+    rig.pass_ms(10);
+    assert_eq!(failures(&rig), [Failure::ConnectTimeout]);
+}
+
+#[test]
+fn no_request_is_late_while_the_worker_stands_still() {
+    let mut rig = Rig::with_limits(1, 0, |limits| {
+        limits.request_ms = 100;
+        limits.stats_ms = 80;
+    });
+    let clients = [rig.client(), rig.client()];
+    rig.send(clients[0], b"get k\r\n");
+    rig.send(clients[1], b"stats\r\n");
+    for _ in 0..3 {
+        rig.stalls_ms(60_000);
+        rig.pass_ms(20);
+    }
+    assert_eq!(rig.got(clients[1]), "");
+    rig.pass_ms(20);
+    assert!(rig.got(clients[1]).contains("STAT magent_absent"));
+    rig.pass_ms(10);
+    assert_eq!(rig.got(clients[0]), "");
+    rig.pass_ms(10);
+    assert_eq!(rig.got(clients[0]), "END\r\n");
+}
+
 fn failures(rig: &Rig) -> Vec<Failure> {
     let mut failures = vec![];
     for report in &rig.reports {

@@ -46,6 +46,7 @@ use crate::listen::Listener;
 use crate::log::{self, RateLimiter, Verdict};
 use crate::options::Options;
 use crate::probe;
+use crate::stall::stalled_ns;
 use crate::tls::Tls;
 use crate::worker::{Common, FromWorker, Handle, ToWorker, Worker, time_since};
 
@@ -256,9 +257,18 @@ impl Control {
     async fn run(mut self, mut sources: Sources) -> Result<()> {
         self.first_probes(&mut sources).await?;
         self.workers.start()?;
+        let mut awake = time_since(self.started);
         while self.ended < self.workers.handles.len() {
             let wait = self.go_on();
+            let asleep = time_since(self.started);
+            let due = wait
+                .map(|wait| asleep.after_ns(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)));
             let event = sources.next(wait, self.drained_by).await?;
+            let began = std::mem::replace(&mut awake, time_since(self.started));
+            let for_ns = stalled_ns(began, asleep, due, awake);
+            if for_ns > 0 {
+                self.tell_healer(awake, heal::Input::Stalled { for_ns });
+            }
             self.on_event(event);
         }
         for thread in self.workers.threads.drain(..) {

@@ -13,11 +13,11 @@ use magent_core::server::Address;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::auth::backend::{self, BackendLogin};
+use crate::stall::within;
 use crate::tls::backends::Target;
 use crate::tls::{Tls, tls_error};
 use crate::worker::failure_of;
@@ -45,7 +45,7 @@ pub(crate) enum Dialled {
 /// Connects, and logs in if there is a login. Closing the connection drops what has not left. Each step may take up to
 /// `limit`.
 pub(crate) async fn dial(to: &Destination, limit: Duration) -> Result<Dialled, Failure> {
-    let connected = timeout(limit, connect(&to.address)).await;
+    let connected = within(limit, connect(&to.address)).await;
     let dialled = connected.unwrap_or(Err(Failure::ConnectTimeout))?;
     let mut dialled = match (dialled, to.tls.backends.target(to.backend)) {
         (Dialled::Tcp(stream, local), Some(target)) => {
@@ -62,7 +62,7 @@ pub(crate) async fn dial(to: &Destination, limit: Duration) -> Result<Dialled, F
                 Dialled::Unix(stream) => log_in(stream, login).await,
             }
         };
-        let logged_in = timeout(limit, logging_in).await;
+        let logged_in = within(limit, logging_in).await;
         logged_in.unwrap_or(Err(Failure::Silent))?;
     }
     Ok(dialled)
@@ -93,11 +93,11 @@ async fn shake_hands(
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let connector = TlsConnector::from(target.config);
     let shaking = connector.connect(target.name, stream);
-    let (failure, detail) = match timeout(limit, shaking).await {
-        Ok(Ok(stream)) => return Ok(stream),
-        Ok(Err(err)) if err.kind() == ErrorKind::UnexpectedEof => (Failure::TlsFailed, None),
-        Ok(Err(err)) => (failure_of(&err), tls_error(&err).cloned()),
-        Err(_) => (Failure::TlsSilent, None),
+    let (failure, detail) = match within(limit, shaking).await {
+        Some(Ok(stream)) => return Ok(stream),
+        Some(Err(err)) if err.kind() == ErrorKind::UnexpectedEof => (Failure::TlsFailed, None),
+        Some(Err(err)) => (failure_of(&err), tls_error(&err).cloned()),
+        None => (Failure::TlsSilent, None),
     };
     let tls = &to.tls.backends;
     tls.on_failed(to.backend, failure, detail.as_ref());

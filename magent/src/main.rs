@@ -19,6 +19,7 @@ mod log;
 mod options;
 mod probe;
 mod route;
+mod stall;
 mod state;
 mod sys;
 mod tls;

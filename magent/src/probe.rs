@@ -20,11 +20,12 @@ use magent_core::proto::binary::{HEADER_LEN, REQUEST_MAGIC, RESPONSE_MAGIC};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::auth::backend::failure_of_answer;
 use crate::dial::{Destination, Dialled, dial};
 use crate::fence::LookFor;
+use crate::stall;
 use crate::worker::failure_of;
 
 /// Longest line of an answer. A unix socket's path is the longest thing in `stats conns`.
@@ -88,7 +89,7 @@ async fn answers_packet(mut stream: impl AsyncRead + AsyncWrite + Unpin, limit: 
         stream.write_all(&packet).await?;
         stream.read_u8().await
     };
-    matches!(timeout(limit, asking).await, Ok(Ok(RESPONSE_MAGIC)))
+    matches!(stall::within(limit, asking).await, Some(Ok(RESPONSE_MAGIC)))
 }
 
 async fn ask(
@@ -136,7 +137,8 @@ async fn within<T>(
     limit: Duration,
     asking: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    timeout(limit, asking).await.unwrap_or(Err(Failure::Silent))
+    let asked = stall::within(limit, asking).await;
+    asked.unwrap_or(Err(Failure::Silent))
 }
 
 /// One connection and the answers on it.

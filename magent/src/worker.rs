@@ -52,6 +52,7 @@ use crate::auth::Verifier;
 use crate::auth::backend::BackendLogin;
 use crate::listen::Listener;
 use crate::log::{RateLimiter, Verbosity, short_key};
+use crate::stall::stalled_ns;
 use crate::tls::Tls;
 
 /// Bytes of one read. Large enough for what arrives in a turn, small enough to stay in the cache.
@@ -250,14 +251,20 @@ impl Worker {
             if self.stopped || (self.draining && self.is_drained()) {
                 break;
             }
-            let timeout = self.timeout(now, deadline)?;
+            let due = self.due(now, deadline);
+            let timeout = self.timeout(now, due)?;
             let asleep = time_since(self.common.started);
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) => return Err(err),
             }
-            now = time_since(self.common.started);
+            let awake = time_since(self.common.started);
+            let for_ns = stalled_ns(now, asleep, due, awake);
+            now = awake;
+            if for_ns > 0 {
+                self.engine.handle(now, Input::Stalled { for_ns });
+            }
             if now.0.saturating_sub(asleep.0) > IDLE_NS {
                 self.engine.handle(now, Input::Idle { since: asleep });
             }
@@ -274,18 +281,26 @@ impl Worker {
         self.engine.is_drained() && self.greetings.is_empty()
     }
 
-    /// How long the loop may wait; `None` is until something happens, which the timer is among.
-    fn timeout(&mut self, now: Time, deadline: Option<Time>) -> io::Result<Option<Duration>> {
+    /// When the loop goes on though nothing happens: not before `now`.
+    fn due(&self, now: Time, deadline: Option<Time>) -> Option<Time> {
         let pending = self.accept_again
             || !self.clients_again.is_empty()
             || !self.backends_again.is_empty()
             || self.greetings.is_behind();
         let deadlines = [deadline, self.accept_at, self.greetings.deadline()];
-        let deadline = deadlines.into_iter().flatten().min();
-        if pending || deadline.is_some_and(|deadline| deadline <= now) {
+        if pending {
+            return Some(now);
+        }
+        let due = deadlines.into_iter().flatten().min();
+        due.map(|due| due.max(now))
+    }
+
+    /// How long the loop may wait; `None` is until something happens, which the timer is among.
+    fn timeout(&mut self, now: Time, due: Option<Time>) -> io::Result<Option<Duration>> {
+        if due == Some(now) {
             return Ok(Some(Duration::ZERO));
         }
-        self.timer.set(now, deadline)?;
+        self.timer.set(now, due)?;
         Ok(None)
     }
 

@@ -126,6 +126,8 @@ pub struct Options {
     pub read_percent: u64,
     /// Requests in a thousand behind which a client disconnects.
     pub disconnect_per_mille: u64,
+    /// Whether workers stand still now and then.
+    pub stalls: bool,
     /// Whether some clients read slowly.
     pub slow_readers: bool,
     /// Limits and timeouts of the proxies.
@@ -244,6 +246,7 @@ impl Options {
             locking: rng.chance(15),
             read_percent: rng.pick(&[20, 50, 50, 80]),
             disconnect_per_mille: rng.pick(&[0, 0, 10, 40]),
+            stalls: seed % 8 == 7,
             slow_readers: rng.chance(20),
             limits,
             dead_read: rng.pick(&[DeadRead::Miss, DeadRead::Miss, DeadRead::Error]),
@@ -282,6 +285,7 @@ impl Options {
             chunks: Chunks::Whole,
             latency_us_max: 50,
             serve_us_max: 20,
+            stalls: false,
             slow_readers: false,
             dead_read: DeadRead::Miss,
             scheme: "magent",
@@ -344,7 +348,7 @@ impl fmt::Display for Options {
             f,
             "seed={} proxies={}{} workers={} primaries={} backups={} scheme={} clients={} requests={} depth={} \
              keys={}{} faults={:?}x{}{} evicting={} flushed_by_others={} nat={} containers={} settle_ms={} crawler={:?} explicit_cas={} busy_ms={} chunks={:?} latency_us={} serve_us={} lag_us={} meta={}% \
-             reads={}% locking={} appending={} comparing={} storing={} deleting={} counting={} noreply={}% large={}% flush={}‰ disconnect={}‰ slow_readers={} dead_read={:?} \
+             reads={}% locking={} appending={} comparing={} storing={} deleting={} counting={} noreply={}% large={}% flush={}‰ disconnect={}‰ stalls={} slow_readers={} dead_read={:?} \
              fail_ms={} request_ms={} probe_ms={}..{} in_flight={} stream={} remember={} purge_window={} \
              gather={}",
             self.seed,
@@ -394,6 +398,7 @@ impl fmt::Display for Options {
             self.large_percent,
             self.flush_per_mille,
             self.disconnect_per_mille,
+            self.stalls,
             self.slow_readers,
             self.dead_read,
             self.limits.fail_ms,

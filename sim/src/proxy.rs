@@ -78,6 +78,8 @@ pub(crate) struct Worker {
     pub deaf: bool,
     /// Whether another worker gave up what this one may wait for.
     pub slots_freed: bool,
+    /// Until when it stands still, and for how long then.
+    stalled: Option<(Time, u64)>,
     /// Turns in a row for which only the engine's own deadline was the reason.
     idle_turns: u32,
 }
@@ -125,6 +127,7 @@ impl Proxy {
             fed: false,
             deaf: false,
             slots_freed: false,
+            stalled: None,
             idle_turns: 0,
         });
         let workers = workers.collect();
@@ -292,6 +295,10 @@ impl World {
             return;
         }
         this.turn_at = None;
+        if self.stands_still(proxy, worker) {
+            return;
+        }
+        let this = &mut self.proxies[proxy].workers[worker];
         this.idle_turns += 1;
         if this.idle_turns > IDLE_TURNS_MAX {
             let text = format!("worker {worker} of proxy {proxy} spins");
@@ -323,6 +330,32 @@ impl World {
             // A timer never fires early, and mostly a little late.
             let at = deadline.0.max(self.now.0 + 1_000) + self.rng.below(100_000);
             self.wake_worker(proxy, worker, Time(at));
+        }
+    }
+
+    /// Whether a worker that is due does nothing yet: it was stopped, or has no processor. When it goes on, it knows.
+    fn stands_still(&mut self, proxy: usize, worker: usize) -> bool {
+        let this = &mut self.proxies[proxy].workers[worker];
+        match this.stalled {
+            Some((until, _)) if until > self.now => {
+                self.wake_worker(proxy, worker, until);
+                true
+            }
+            Some((_, for_ns)) => {
+                this.stalled = None;
+                self.feed(proxy, worker, Input::Stalled { for_ns });
+                false
+            }
+            // Chance, without a draw of its own: that would change every seed.
+            None if self.options.stalls && (self.now.0 / 4_096).is_multiple_of(499) => {
+                let ms = self.options.limits.fail_ms * 3 / 2;
+                let until = self.now.after_ms(ms);
+                this.stalled = Some((until, ms * 1_000_000));
+                self.wake_worker(proxy, worker, until);
+                self.tally.stalls += 1;
+                true
+            }
+            None => false,
         }
     }
 

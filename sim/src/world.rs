@@ -149,6 +149,8 @@ pub struct Tally {
     pub lost: u64,
     /// Changes of a backend's phase.
     pub transitions: u64,
+    /// Times that a worker stood still.
+    pub stalls: u64,
     /// Items of the backends that were looked at in the end.
     pub copies: u64,
     /// Items that a backend had in common with its partner in the end.
@@ -537,6 +539,7 @@ impl std::ops::AddAssign for Tally {
         self.misses += other.misses;
         self.lost += other.lost;
         self.transitions += other.transitions;
+        self.stalls += other.stalls;
         self.copies += other.copies;
         self.pairs += other.pairs;
         self.split += other.split;

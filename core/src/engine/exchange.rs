@@ -474,6 +474,16 @@ impl Exchanges {
         }
     }
 
+    /// All that wait have arrived so much later, though not after `now`.
+    pub(crate) fn delay(&mut self, now: Time, for_ns: u64) {
+        let mut next = self.oldest;
+        while let Some(id) = next {
+            let exchange = &mut self[id];
+            exchange.arrived = exchange.arrived.after_ns(for_ns).min(now);
+            next = exchange.next;
+        }
+    }
+
     /// The one that has waited longest.
     pub(crate) const fn oldest(&self) -> Option<ExchangeId> {
         self.oldest

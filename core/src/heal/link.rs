@@ -317,6 +317,16 @@ impl Healer {
         Ok(())
     }
 
+    /// The process stood still: silence counts without that time.
+    pub(super) fn on_stalled(&mut self, now: Time, for_ns: u64) {
+        for backend in self.ids() {
+            for role in [Role::Copy, Role::Walk] {
+                let link = self.link(backend, role);
+                link.active_at = link.active_at.after_ns(for_ns).min(now);
+            }
+        }
+    }
+
     /// Gives up backends that owe an answer and are silent.
     pub(super) fn expire_links(&mut self, now: Time) {
         let fail_ms = self.limits.fail_ms;

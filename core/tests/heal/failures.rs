@@ -233,3 +233,17 @@ fn answers_may_come_in_pieces() {
     assert!(lab.has_said(lab.copied(T, S)));
     lab.assert_equal(T, S);
 }
+
+#[test]
+fn no_time_passes_for_a_backend_while_the_healer_stands_still() {
+    let mut lab = pair_with_single("a");
+    lab.set(S, "a", "1");
+    lab.nodes[S.index()].stopped = true;
+    lab.pass_ms(400);
+    lab.stall_ms(60_000);
+    lab.pass_ms(90);
+    let failed = failed(&lab, S, Failure::Silent);
+    assert!(!lab.reports.contains(&failed));
+    lab.pass_ms(20);
+    assert!(lab.reports.contains(&failed));
+}

@@ -447,6 +447,13 @@ impl Lab {
         panic!("the healer wakes up all the time");
     }
 
+    /// The healer stands still.
+    pub(crate) fn stall_ms(&mut self, ms: u64) {
+        self.now = self.now.after_ms(ms);
+        let for_ns = ms * 1_000_000;
+        self.handle(Input::Stalled { for_ns });
+    }
+
     /// The next thing that can happen; `choice` picks among connections.
     pub(crate) fn step(&mut self, choice: usize) -> Option<Step> {
         let actions: Vec<(HealConnection, Action)> = self

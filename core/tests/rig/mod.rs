@@ -375,6 +375,14 @@ impl Rig {
         }
     }
 
+    /// The worker stands still.
+    pub(crate) fn stalls_ms(&mut self, ms: u64) {
+        self.now = self.now.after_ms(ms);
+        let for_ns = ms * 1_000_000;
+        self.engine.handle(self.now, Input::Stalled { for_ns });
+        self.run();
+    }
+
     /// The worker had nothing to do for the last `us`.
     pub(crate) fn waited_us(&mut self, us: u64) {
         let since = Time(self.now.0 - us * 1_000);

@@ -1,9 +1,9 @@
 //! Too much of something: clients, unread answers, held requests. The proxy and all others go on.
 
 use std::io::{ErrorKind, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::harness::{Client, Cluster, Load, shown, wait_until};
+use super::harness::{Client, Cluster, Load, Memcached, shown, wait_until};
 
 #[test]
 fn one_client_too_many_is_told_and_closed() {
@@ -31,6 +31,41 @@ fn one_client_too_many_is_told_and_closed() {
     wait_until("a new client is served", || {
         cluster.magent.client().try_command("mn").is_ok()
     });
+}
+
+/// As a virtual machine does that is moved, or a container that has used up its share of the processors. What the
+/// backends said meanwhile is in the proxy's sockets, so they were not silent.
+#[test]
+fn a_proxy_that_stands_still_blames_nobody() {
+    let cluster = Cluster::start(3, 2, &[]);
+    let load = Load::start(&cluster.magent.endpoint, 4);
+    // More often than not something is under way with each of them.
+    for round in 0..6 {
+        load.wait_for_answers(200);
+        let others: Vec<&Memcached> = cluster.primaries.iter().chain(&cluster.backups).collect();
+        // Every second time they stand still, too, and go on a little later.
+        let others = if round % 2 == 0 {
+            &others[..0]
+        } else {
+            &others[..]
+        };
+        cluster.magent.stop();
+        for other in others {
+            other.stop();
+        }
+        let since = Instant::now();
+        wait_until("they have stood still for long enough", || {
+            since.elapsed() > Duration::from_millis(900)
+        });
+        cluster.magent.cont();
+        for other in others {
+            other.cont();
+        }
+    }
+    load.wait_for_answers(200);
+    load.finish().assert_perfect();
+    let log = cluster.magent.log();
+    assert!(!log.contains("down"), "{log}");
 }
 
 #[test]

@@ -170,6 +170,16 @@ impl Magent {
         self.process.pid()
     }
 
+    /// SIGSTOP, and waits until it stands still.
+    pub(crate) fn stop(&self) {
+        self.process.stop();
+    }
+
+    /// SIGCONT.
+    pub(crate) fn cont(&self) {
+        self.process.cont();
+    }
+
     /// `kill -9`.
     pub(crate) fn kill9(&mut self) {
         self.expected_to_live = false;
