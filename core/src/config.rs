@@ -357,7 +357,7 @@ limits! {
     requests_per_turn_max = 128, 1..=65_536, None,
         "Requests of one client that are taken up before others have their turn; each key of a multi-key get counts. The rest waits for the next turn, a millisecond at most.";
     client_unread_len_pause = 1_048_576, 16_384..=1_073_741_824, None,
-        "Answers, in bytes, that one client has not taken yet or, going by its last ones, is about to get. Beyond it the client's requests are not read.";
+        "Answers, in bytes, that one client has not taken yet or, going by its last ones (by those of others if it is new), is about to get. Beyond it the client's requests are not read.";
     client_unread_len_max = 268_435_456, 16_384..=4_294_967_296, None,
         "Answers, in bytes, that one client has not taken yet. Beyond it the client is closed.";
     memory_max = 1_073_741_824, 16_777_216..=1_099_511_627_776, Some("--max-memory"),

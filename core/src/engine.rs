@@ -295,6 +295,8 @@ pub struct Engine {
     awaiting_epoch: Vec<ExchangeId>,
     /// When the last `flush_all` of a client takes effect, if it was to do so later.
     delayed_flush: Option<Time>,
+    /// Of the clients' averages, by how often they are answered.
+    answer_len_average: usize,
     /// Diverted writes whose acknowledgement is held until their epoch has settled.
     held: Vec<ExchangeId>,
 
@@ -335,16 +337,9 @@ impl Engine {
         };
         let limits = config.limits.clone();
         let backend = || Backend::new(&limits, u64::from(config.workers.max(1)));
-        let length = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
-        let parse_limits = ParseLimits {
-            request_line_len_max: length(limits.request_line_len_max),
-            get_line_len_max: length(limits.get_line_len_max),
-            // The engine knows the key of a value that is too large, and drops the old one.
-            value_len_max: u32::MAX,
-        };
         Self {
             worker,
-            parse_limits,
+            parse_limits: parse_limits(&limits),
             users: config.users.clone(),
             flush: config.flush,
             dead_read: config.dead_read,
@@ -380,6 +375,7 @@ impl Engine {
             locks: Locks::new(slots),
             awaiting_epoch: Vec::new(),
             delayed_flush: None,
+            answer_len_average: clients::ANSWER_LEN_FIRST,
             held: Vec::new(),
             pool: Pool::default(),
             batch_pool: Vec::new(),
@@ -768,5 +764,15 @@ impl Engine {
             authority: plan.authority,
             follower: plan.follower.map(|follower| follower.backend),
         }));
+    }
+}
+
+fn parse_limits(limits: &Limits) -> ParseLimits {
+    let length = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+    ParseLimits {
+        request_line_len_max: length(limits.request_line_len_max),
+        get_line_len_max: length(limits.get_line_len_max),
+        // The engine knows the key of a value that is too large, and drops the old one.
+        value_len_max: u32::MAX,
     }
 }

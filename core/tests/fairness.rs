@@ -113,6 +113,41 @@ fn a_multiget_has_its_share_of_each_turn() {
     assert!(rig.count(Counter::Gets) >= 100_000);
 }
 
+/// A page of PHP connects, asks for fifty items at once and leaves: it is not to wait for the first few of them.
+#[test]
+fn how_much_a_new_client_may_ask_at_once_depends_on_what_others_get() {
+    let mut rig = Rig::new(1, 0);
+    let keys: String = (0..200).map(|n| format!(" g{n}")).collect();
+    let line = format!("get{keys}\r\n");
+    let asked_by_a_new_client = |rig: &mut Rig| {
+        let client = rig.client();
+        let before = rig.count(Counter::Gets);
+        rig.feed(client, line.as_bytes());
+        let begun = rig.count(Counter::Gets) - before;
+        rig.run();
+        miss_everything(rig);
+        rig.got(client);
+        begun
+    };
+    assert_eq!(asked_by_a_new_client(&mut rig), 16, "nothing is known");
+    known_client(&mut rig);
+    let many = asked_by_a_new_client(&mut rig);
+    assert!((100..=PER_TURN).contains(&many), "{many}");
+    let reader = known_client(&mut rig);
+    let value = "x".repeat(20_000);
+    for _ in 0..50 {
+        rig.send(reader, b"get large\r\n");
+        rig.sent(0);
+        rig.answer(
+            0,
+            format!("VALUE large 0 20000\r\n{value}\r\nEND\r\n").as_bytes(),
+        );
+        rig.got(reader);
+    }
+    let few = asked_by_a_new_client(&mut rig);
+    assert!((16..40).contains(&few), "{few}");
+}
+
 #[test]
 fn who_ends_after_a_long_pipeline_is_answered_completely() {
     let mut rig = Rig::with_nodes(1, 0);

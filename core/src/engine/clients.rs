@@ -146,8 +146,10 @@ impl Client {
 /// A line of this length is refused when memory is short.
 const LONG_LINE_LEN: usize = 64 * 1024;
 
-/// Taken for the length of a new client's answers: 16 requests may be under way until they are known.
-const ANSWER_LEN_FIRST: usize = 64 * 1024;
+/// What a new client's answers are taken for is within these, in bytes: until they are known, 16 requests may be under way,
+/// or 128 where others get small ones.
+const ANSWER_LEN_FIRST_MIN: usize = 8 * 1024;
+pub(super) const ANSWER_LEN_FIRST: usize = 64 * 1024;
 
 impl Engine {
     /// A client has connected.
@@ -166,7 +168,8 @@ impl Engine {
         client.protocol = Protocol::Unknown;
         client.asked = None;
         client.reading = Reading::Lines;
-        client.answer_len_average = ANSWER_LEN_FIRST;
+        client.answer_len_average =
+            (2 * self.answer_len_average).clamp(ANSWER_LEN_FIRST_MIN, ANSWER_LEN_FIRST);
         client.sends_large = false;
         self.clients_open += 1;
         let id = ClientId {
