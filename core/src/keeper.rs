@@ -31,6 +31,7 @@
 //! - A report about an earlier incarnation changes nothing.
 //! - The epoch grows with every View; `settled` is the newest epoch that every participant has acknowledged
 //!   and never decreases.
+//! - A backend that returned is `Up` only when other proxies have had the time to notice that it is back.
 //! - A backend is `Up` only after an epoch in which nothing was left to copy to it and conditional commands
 //!   waited (`Flipping`).
 //! - Nobody leads with copies that were not looked at again: if a source of a junior fails, the junior is
@@ -119,6 +120,9 @@ pub struct KeeperConfig {
     pub probe_delay_ms_max: u64,
     /// See `settle_ms`.
     pub settle_ms: u64,
+    /// For how long a backend that has returned is not read, at most: until another proxy, which probes as rarely, knows
+    /// that it is back. Before, that goes on without telling it of writes.
+    pub hold_ms_max: u64,
     /// Spreads the probes of several proxies: any number.
     pub jitter_seed: u64,
 }
@@ -151,6 +155,10 @@ struct Backend {
     since_epoch: u64,
     /// When it was last `Up`.
     up_until: Time,
+    /// It is not read before this, since it returned.
+    held_until: Time,
+    /// When that is over, if it waits for nothing else.
+    flip_at: Option<Time>,
     seniority: u64,
     incarnation: u32,
     /// It missed acknowledged writes that cannot be named.
@@ -233,6 +241,8 @@ impl Keeper {
             since: now,
             since_epoch: 0,
             up_until: now,
+            held_until: now,
+            flip_at: None,
             seniority: 0,
             incarnation: 0,
             overflow: false,
@@ -297,24 +307,28 @@ impl Keeper {
                 *probe_at = None;
                 self.probe(backend_id(index));
             }
+            if self.backends[index]
+                .flip_at
+                .take_if(|at| *at <= now)
+                .is_some()
+            {
+                self.finish_if_complete(backend_id(index));
+            }
         }
         if std::mem::take(&mut self.changed) {
             self.outputs
                 .push_back(Output::Publish(Arc::new(self.view())));
         }
         self.outputs.pop_front().unwrap_or_else(|| {
-            let probes = self
+            let due = self
                 .backends
                 .iter()
                 .filter_map(|backend| match backend.state {
                     State::Down { probe_at, .. } => probe_at,
-                    State::Up
-                    | State::Purging { .. }
-                    | State::Cleaning
-                    | State::CatchingUp
-                    | State::Flipping => None,
+                    State::CatchingUp => backend.flip_at,
+                    State::Up | State::Purging { .. } | State::Cleaning | State::Flipping => None,
                 });
-            Output::Wait(probes.min())
+            Output::Wait(due.min())
         })
     }
 

@@ -12,7 +12,7 @@ mod known;
 #[path = "keeper/missed.rs"]
 mod missed;
 
-use magent_core::keeper::{Failure, Identity, Left, Report, StillDown};
+use magent_core::keeper::{Failure, Identity, KeeperConfig, Left, Report, StillDown};
 use magent_core::placement::{Phase, Plan, Version, plan};
 
 use Phase::{CatchingUp, Cleaning, Down, Flipping, Purging, Up};
@@ -76,6 +76,42 @@ fn without_partners_there_is_nothing_to_copy_and_no_healer() {
     bench.revive(0);
     assert_eq!(bench.walked(0), [Down, Purging, Up]);
     assert!(!bench.missed(0), "nobody was told of what it missed");
+}
+
+/// Another proxy probes as rarely as this one, and goes on without the backend until it finds it.
+#[test]
+fn who_returned_is_not_read_before_other_proxies_can_know() {
+    // How long it was away, and for how long it is held at most and then.
+    for (away_ms, hold_ms_max, held_ms) in [(300, 0, 0), (300, 5_000, 800), (3_000, 500, 500)] {
+        let configure = |config: &mut KeeperConfig| {
+            config.hold_ms_max = hold_ms_max;
+            config.probe_delay_ms_max = 100;
+        };
+        let mut bench = Bench::with(PAIR, configure, |_, _| {});
+        bench.kill(0);
+        bench.pass_ms(away_ms - 100);
+        bench.peers[0].alive = true;
+        bench.pass_ms(100);
+        let returned_at = bench.now;
+        assert_ne!(bench.phase(0), Down, "{away_ms}");
+        if held_ms > 0 {
+            assert_eq!(bench.phase(0), CatchingUp, "{away_ms}");
+            assert_eq!(plan_of(&bench, 0, 1).authority, Some(id(1)));
+            bench.pass_ms(held_ms - 110);
+            assert_eq!(bench.phase(0), CatchingUp, "{away_ms}");
+        }
+        bench.pass_ms(110);
+        assert_eq!(bench.phase(0), Up, "{away_ms}");
+        let probes = bench.probes.iter().filter(|&&(at, _)| at > returned_at);
+        assert!(probes.count() <= 2, "it waits without asking");
+        // It leads at once where nobody else is left.
+        bench.kill(0);
+        bench.pass_ms(away_ms);
+        bench.peers[0].alive = true;
+        bench.pass_ms(100);
+        bench.kill(1);
+        assert_eq!(plan_of(&bench, 0, 1).authority, Some(id(0)));
+    }
 }
 
 #[test]

@@ -512,6 +512,7 @@ fn keeper_config(common: &Common) -> KeeperConfig {
         probe_delay_ms_min: limits.probe_delay_ms_min,
         probe_delay_ms_max: limits.probe_delay_ms_max,
         settle_ms: limits.settle_ms,
+        hold_ms_max: limits.probe_delay_ms_max,
         jitter_seed: u64::from(std::process::id()),
     }
 }

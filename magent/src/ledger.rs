@@ -306,6 +306,7 @@ mod tests {
                 probe_delay_ms_min: 100,
                 probe_delay_ms_max: 100,
                 settle_ms: 1_000,
+                hold_ms_max: 0,
                 jitter_seed: 0,
             };
             let mut this = Self {

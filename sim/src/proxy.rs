@@ -139,6 +139,7 @@ impl Proxy {
             probe_delay_ms_min: config.limits.probe_delay_ms_min,
             probe_delay_ms_max: config.limits.probe_delay_ms_max,
             settle_ms,
+            hold_ms_max: config.limits.probe_delay_ms_max,
             jitter_seed,
         };
         let mut keeper = Keeper::new(keeper_config, now).with_breaks(config.breaks);

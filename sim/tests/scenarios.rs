@@ -384,6 +384,41 @@ fn a_primary_that_one_proxy_has_healed_stays_whole_when_another_returns_to_it() 
     }
 }
 
+/// The proxy that finds a primary first does not read it while the other one may still write past it.
+#[test]
+fn what_is_written_through_one_proxy_is_read_through_the_other_while_both_take_a_primary_back() {
+    for seed in 0..100 {
+        let mut world = world_of(Options {
+            seed,
+            proxies: 2,
+            latency_us_max: 300,
+            ..Options::quiet()
+        });
+        let clients: Vec<_> = (0..6).map(|_| world.client(0)).collect();
+        let mut round = 0;
+        let mut write_and_read = |world: &mut World| {
+            let (writer, reader) = (clients[round % 6], clients[(round + 1) % 6]);
+            world.say(writer, &format!("set k 0 0 4\r\n{:04}\r\n", round));
+            world.expect(writer, "STORED\r\n");
+            world.say(reader, "get k\r\n");
+            world.expect(reader, &format!("VALUE k 0 4\r\n{round:04}\r\nEND\r\n"));
+            round += 1;
+        };
+        write_and_read(&mut world);
+        world.begin(0, Fault::CrashEmpty);
+        world.run_ms(10);
+        while !world.all_are_in(0, Phase::Down) {
+            write_and_read(&mut world);
+        }
+        world.run_ms(seed);
+        world.end(0, Fault::CrashEmpty);
+        while !world.all_are_in(0, Phase::Up) {
+            write_and_read(&mut world);
+        }
+        write_and_read(&mut world);
+    }
+}
+
 /// Found by seed 165: a young connection that was lost with nothing unanswered was not opened again, so nobody
 /// noticed that the backend was empty.
 #[test]

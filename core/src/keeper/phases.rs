@@ -256,6 +256,26 @@ impl Keeper {
         this.left != Left::Many && self.sources(backend).next().is_none()
     }
 
+    /// The backend has returned. Until when may another proxy not know? It has seen it fail at about the same time. Its
+    /// pauses between probes have doubled since, and each was at least three quarters of what it could be.
+    pub(super) fn hold(&mut self, now: Time, backend: BackendId) {
+        let this = &mut self.backends[backend.index()];
+        let away_ms = now.ms_since(this.up_until);
+        let pause_ms_max = 2 * (away_ms + self.config.probe_delay_ms_min);
+        this.held_until = now.after_ms(pause_ms_max.min(self.config.hold_ms_max));
+    }
+
+    /// Everything is copied.
+    pub(super) fn flip_unless_held(&mut self, now: Time, backend: BackendId) {
+        let this = &mut self.backends[backend.index()];
+        if this.held_until > now {
+            this.flip_at = Some(this.held_until);
+        } else {
+            self.enter(now, backend, State::Flipping, None);
+            self.leave_if_settled(now, backend);
+        }
+    }
+
     /// The flip begins with a probe: has somebody flushed the backend meanwhile?
     pub(super) fn finish_if_complete(&mut self, backend: BackendId) {
         let this = &self.backends[backend.index()];

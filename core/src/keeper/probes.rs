@@ -173,8 +173,7 @@ impl Keeper {
                     let partners = self.config.partners[backend.index()].clone();
                     self.lack(now, backend, partners);
                 } else if self.is_complete(backend) {
-                    self.enter(now, backend, State::Flipping, None);
-                    self.leave_if_settled(now, backend);
+                    self.flip_unless_held(now, backend);
                 }
             }
             State::Up => this.flushes = Some(answer.flushes),
@@ -238,6 +237,7 @@ impl Keeper {
             this.lacks.extend(partners);
         }
         this.flushes = Some(answer.flushes);
+        self.hold(now, backend);
         let participants = self.acknowledged.iter().enumerate();
         let waiting_for = participants
             .filter(|&(_, &epoch)| epoch != ENDED)

@@ -75,6 +75,7 @@ impl Bench {
             probe_delay_ms_min: 100,
             probe_delay_ms_max: 1_000,
             settle_ms: 5_000,
+            hold_ms_max: 0,
             jitter_seed: 7,
         };
         configure(&mut config);
