@@ -128,8 +128,10 @@ impl Engine {
             }
             exchanges.release(head);
         }
-        let (all, its) = (*answer_len_average, client.answer_len_average);
-        *answer_len_average = all - all.div_ceil(16) + its / 16;
+        if leaves {
+            let (all, its) = (*answer_len_average, client.answer_len_average);
+            *answer_len_average = all - all.div_ceil(16) + its / 16;
+        }
         *clients_waiting -= u64::from(waited && client.queue.is_empty());
         // Quiet gets that nothing follows must not wait for what a client may never send.
         leaves |= client
