@@ -263,11 +263,7 @@ impl Healer {
         value: Option<&[u8]>,
     ) -> Result<(), Failure> {
         let key = Arc::clone(&self.copy(id).key);
-        let about = |flags| {
-            Attributes::parse(flags)
-                .filter(|answer| answer.is_about(&key))
-                .ok_or(Failure::Desync)
-        };
+        let about = |flags| Attributes::about(&key, flags).ok_or(Failure::Desync);
         match (self.copy(id).step, line) {
             (Step::Reading, Line::MetaValue { flags, .. }) => {
                 let attributes = about(flags)?;

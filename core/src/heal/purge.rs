@@ -278,7 +278,7 @@ impl Healer {
         match line {
             Line::MetaMiss(_) => self.on_settled(target, Some(suspect.key)),
             Line::MetaValue { flags, .. } => {
-                let item = about(&suspect.key, flags)?;
+                let item = Attributes::about(&suspect.key, flags).ok_or(Failure::Desync)?;
                 let source = self.source_to_ask(&suspect);
                 let value = value.filter(|_| !item.is_stale());
                 match (source, value) {
@@ -323,7 +323,9 @@ impl Healer {
         value: Option<&[u8]>,
     ) -> Result<(), Failure> {
         let item = match line {
-            Line::MetaValue { flags, .. } => Some(about(&suspect.key, flags)?),
+            Line::MetaValue { flags, .. } => {
+                Some(Attributes::about(&suspect.key, flags).ok_or(Failure::Desync)?)
+            }
             Line::MetaMiss(_) | Line::Error | Line::ClientError(_) | Line::ServerError(_) => None,
             _ => return Err(Failure::Desync),
         };
@@ -457,10 +459,4 @@ impl Healer {
 /// Whether this key belongs to no client.
 pub(super) fn is_own(key: &[u8]) -> bool {
     key == wire::LOCK || key.starts_with(known::PREFIX)
-}
-
-fn about<'a>(key: &[u8], flags: &'a [u8]) -> Result<Attributes<'a>, Failure> {
-    Attributes::parse(flags)
-        .filter(|answer| answer.is_about(key))
-        .ok_or(Failure::Desync)
 }

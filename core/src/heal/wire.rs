@@ -245,6 +245,11 @@ impl<'a> Attributes<'a> {
         Some(this)
     }
 
+    /// What an answer says about `key`; `None` if it is about another.
+    pub(super) fn about(key: &[u8], flags: &'a [u8]) -> Option<Self> {
+        Self::parse(flags).filter(|answer| answer.is_about(key))
+    }
+
     /// Whether the item was stored under its base64 name.
     pub(super) const fn is_base64(&self) -> bool {
         self.marks.has(b'b')

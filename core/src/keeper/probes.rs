@@ -13,7 +13,7 @@ use super::{ENDED, Keeper, Output, State, StillDown, worker_id};
 use crate::breaks::Break;
 use crate::engine::ConnectionId;
 use crate::known::Process;
-use crate::placement::Phase;
+use crate::placement::{Phase, Version};
 use crate::{BackendId, Time, WorkerId};
 
 /// A probe that has been asked for.
@@ -228,7 +228,11 @@ impl Keeper {
         let unknown = restarted && answer.items > 0 && !marked || !restarted && this.flush;
         this.flush = this.overflow || (unknown && partner_leads);
         let has_partners = !self.config.partners[backend.index()].is_empty();
-        let is_known = has_partners && restarted && !unknown && !this.flush;
+        // What knows no meta commands cannot be compared, nor marked.
+        let comparable = this
+            .version
+            .is_none_or(|version| version >= Version::META_SINCE);
+        let is_known = has_partners && comparable && restarted && !unknown && !this.flush;
         this.known = process.filter(|_| is_known);
         // Since it was last asked: by a client, or by hand.
         let flushed = this.flushes.is_some_and(|known| known != answer.flushes);

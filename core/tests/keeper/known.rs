@@ -3,6 +3,7 @@
 use magent_core::keeper::Report;
 use magent_core::known::Process;
 use magent_core::placement::Phase::{CatchingUp, Down, Purging};
+use magent_core::placement::Version;
 
 use crate::bench::{Bench, HEALER, PAIR, SECOND, id};
 
@@ -93,6 +94,28 @@ fn more_was_missed_than_can_be_compared() {
     bench.pass_ms(300);
     let view = &bench.view.backends[0];
     assert_eq!((view.phase, view.flush, view.known), (Purging, true, None));
+}
+
+/// It would answer `ERROR` to all that the healer says.
+#[test]
+fn what_knows_no_meta_commands_is_not_compared() {
+    for (version, compared) in [("1.5.22", false), ("1.6.9", false), ("1.6.10", true)] {
+        let mut bench = Bench::new(PAIR);
+        bench.kill(0);
+        bench.restart(0, 0);
+        bench.peers[0].answer.version = Version::parse(version.as_bytes());
+        bench.muted.insert(HEALER);
+        bench.follow(HEALER);
+        bench.peers[0].alive = true;
+        bench.pass_ms(300);
+        let view = &bench.view.backends[0];
+        assert_eq!(view.phase, Purging);
+        assert_eq!(
+            (view.known.is_some(), view.flush),
+            (compared, false),
+            "{version}"
+        );
+    }
 }
 
 #[test]
