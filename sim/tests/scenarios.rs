@@ -5,7 +5,7 @@ use magent_core::breaks::{Break, Breaks};
 use magent_core::config::Limits;
 use magent_core::placement::Phase;
 use magent_core::stats::Counter;
-use sim::{Chunks, Fault, Options, World};
+use sim::{Chunks, Fault, Hand, Options, World};
 
 /// One primary (backend 0), one backup (backend 1), one worker, everything up.
 fn world() -> World {
@@ -342,19 +342,24 @@ fn a_stranger_that_two_proxies_flush_gets_everything_back() {
     }
 }
 
+/// Two proxies and some clients, each of either one.
+fn two_proxies(seed: u64) -> (World, Vec<Hand>) {
+    let mut world = world_of(Options {
+        seed,
+        proxies: 2,
+        latency_us_max: 300,
+        ..Options::quiet()
+    });
+    let clients = (0..6).map(|_| world.client(0)).collect();
+    (world, clients)
+}
+
 /// A proxy that is late deletes nothing that another one has brought back, and reads.
 #[test]
 fn a_primary_that_one_proxy_has_healed_stays_whole_when_another_returns_to_it() {
     for seed in 0..100 {
         let much_later = seed % 2 == 0;
-        let mut world = world_of(Options {
-            seed,
-            proxies: 2,
-            latency_us_max: 300,
-            ..Options::quiet()
-        });
-        // Through either proxy.
-        let clients: Vec<_> = (0..6).map(|_| world.client(0)).collect();
+        let (mut world, clients) = two_proxies(seed);
         let set = |world: &mut World, value: &str| {
             for (number, &client) in clients.iter().enumerate() {
                 world.say(client, &format!("set k{number} 0 0 1\r\n{value}\r\n"));
@@ -388,13 +393,7 @@ fn a_primary_that_one_proxy_has_healed_stays_whole_when_another_returns_to_it() 
 #[test]
 fn what_is_written_through_one_proxy_is_read_through_the_other_while_both_take_a_primary_back() {
     for seed in 0..100 {
-        let mut world = world_of(Options {
-            seed,
-            proxies: 2,
-            latency_us_max: 300,
-            ..Options::quiet()
-        });
-        let clients: Vec<_> = (0..6).map(|_| world.client(0)).collect();
+        let (mut world, clients) = two_proxies(seed);
         let mut round = 0;
         let mut write_and_read = |world: &mut World| {
             let (writer, reader) = (clients[round % 6], clients[(round + 1) % 6]);
